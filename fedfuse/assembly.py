@@ -1,0 +1,203 @@
+"""From a configuration to the objects of a run; server and clients assemble alike, from the same configuration."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedfuse.client.client import Client, ClientSettings, Predictors
+from fedfuse.components import build
+from fedfuse.configuration import Component, Configuration
+from fedfuse.data.federation import ClientData, Federation, TransferSet, federate
+from fedfuse.errors import ConfigurationError
+from fedfuse.models.architecture import Architecture, describe
+from fedfuse.rounds import RoundSettings
+from fedfuse.server import Server
+from fedfuse.strategy import FusionStrategy
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def load_federation(configuration: Configuration) -> Federation:
+    """Load the data and share it out, in the configured precision.
+
+    Raises
+    ------
+    ConfigurationError
+        If the data cannot be shared out in this way.
+    """
+
+    def partition(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        parts: list[NDArray[np.int64]] = build(
+            configuration.partition,
+            "partition",
+            labels=labels,
+            num_clients=configuration.num_clients,
+            seed=configuration.seed,
+        )
+        return parts
+
+    federation = federate(
+        build(configuration.data, "data"),
+        partition,
+        configuration.transfer.size,
+        configuration.split,
+        configuration.seed,
+    )
+    dtype = DTYPES[configuration.engine.precision]
+    return Federation(
+        clients=tuple(
+            ClientData(own.train.to(dtype), own.validation.to(dtype), own.test.to(dtype))
+            for own in federation.clients
+        ),
+        transfer=TransferSet(federation.transfer.inputs.to(dtype)),
+        global_test=federation.global_test.to(dtype),
+        class_names=federation.class_names,
+    )
+
+
+def make_architectures(configuration: Configuration, federation: Federation) -> tuple[Architecture, ...]:
+    """Describe the configured models, in the order in which they are dealt to clients."""
+    input_shape = tuple(federation.transfer.inputs.shape[1:])
+
+    def builder(component: Component) -> Callable[[], nn.Module]:
+        return partial(
+            build, component, "model", input_shape=input_shape, num_classes=federation.num_classes
+        )
+
+    return tuple(
+        describe(component.name, builder(component), input_shape) for component in configuration.model
+    )
+
+
+def make_clients(
+    federation: Federation, architectures: tuple[Architecture, ...]
+) -> tuple[Client, ...]:
+    """Deal the architectures to the clients in turn."""
+    return tuple(
+        Client(client_id, architectures[client_id % len(architectures)], data)
+        for client_id, data in enumerate(federation.clients)
+    )
+
+
+def make_client_settings(configuration: Configuration, federation: Federation) -> ClientSettings:
+    """Build what every client works with."""
+    predictor = configuration.predictor
+    return ClientSettings(
+        seed=configuration.seed,
+        dtype=DTYPES[configuration.engine.precision],
+        class_names=federation.class_names,
+        transfer=federation.transfer,
+        global_test=federation.global_test,
+        learn=configuration.learn,
+        absorb=configuration.absorb,
+        objective=build(configuration.objective, "objective"),
+        predictors=Predictors(
+            share=build(predictor.share, "predictor"),
+            personal=build(predictor.personal, "predictor"),
+            general=build(predictor.general, "predictor"),
+        ),
+        protectors=tuple(build(component, "protector") for component in configuration.privacy),
+        share_facts=frozenset(configuration.share_facts),
+    )
+
+
+def make_server(
+    configuration: Configuration, federation: Federation, architectures: tuple[Architecture, ...]
+) -> Server:
+    """Build what the server has."""
+    return Server(
+        seed=configuration.seed,
+        transfer_inputs=federation.transfer.inputs,
+        transfer_digest=federation.transfer.digest,
+        class_names=federation.class_names,
+        architectures={architecture.signature: architecture for architecture in architectures},
+        dtype=DTYPES[configuration.engine.precision],
+        transfer_rows=build(configuration.transfer.policy, "transfer policy"),
+    )
+
+
+def make_round_settings(configuration: Configuration) -> RoundSettings:
+    """Pick what the round loop needs."""
+    return RoundSettings(
+        seed=configuration.seed,
+        num_clients=configuration.num_clients,
+        fraction=configuration.fraction,
+        min_clients=configuration.min_clients,
+        share_facts=frozenset(configuration.share_facts),
+    )
+
+
+def make_strategy(component: Component) -> FusionStrategy:
+    """Build a strategy.
+
+    Raises
+    ------
+    ConfigurationError
+        If the target is no `FusionStrategy`.
+    """
+    strategy = build(component, "strategy")
+    if not isinstance(strategy, FusionStrategy):
+        raise ConfigurationError(
+            f"strategy {component.name} ({component.target}) is no subclass of fedfuse.strategy.FusionStrategy."
+        )
+    return strategy
+
+
+def check_compatible(
+    configuration: Configuration,
+    strategy: FusionStrategy,
+    settings: ClientSettings,
+    architectures: tuple[Architecture, ...],
+) -> None:
+    """Refuse parts that do not fit together, naming both sides.
+
+    Raises
+    ------
+    ConfigurationError
+        At the first pair that does not fit.
+    """
+    name = configuration.strategy.name
+    for component, protector in zip(configuration.privacy, settings.protectors, strict=True):
+        if protector.carrier not in strategy.sends:
+            sent = ", ".join(sorted(strategy.sends)) or "nothing"
+            raise ConfigurationError(
+                f"Protector {component.name} protects {protector.carrier}; strategy {name} sends {sent}."
+            )
+    given = {"labels"} | set(strategy.returns)
+    missing = settings.objective.needs - given
+    teaches = {"soft_labels", "prototypes"} & set(strategy.returns)
+    if teaches and missing:
+        raise ConfigurationError(
+            f"Objective {configuration.objective.name} needs {', '.join(sorted(missing))}; strategy {name} returns "
+            f"{', '.join(sorted(strategy.returns))} only."
+        )
+    if teaches and not teaches & settings.objective.needs:
+        raise ConfigurationError(
+            f"Objective {configuration.objective.name} learns from {', '.join(sorted(settings.objective.needs))}; "
+            f"what strategy {name} returns ({', '.join(sorted(teaches))}) would never be used."
+        )
+    if "soft_labels" in strategy.returns and "labels" in settings.objective.needs:
+        raise ConfigurationError(
+            f"Objective {configuration.objective.name} needs labels; the transfer set that strategy {name} teaches "
+            "on has none."
+        )
+    untold = set(strategy.needs) - settings.share_facts
+    if untold:
+        raise ConfigurationError(
+            f"Strategy {name} needs {', '.join(sorted(untold))} from every client; "
+            f"share_facts=[{','.join(sorted(settings.share_facts))}] does not allow it."
+        )
+    if strategy.one_architecture and len({one.signature for one in architectures}) > 1:
+        raise ConfigurationError(
+            f"Strategy {name} needs one architecture for all clients; model has "
+            f"{', '.join(one.name for one in architectures)}. Name one, for example model={architectures[0].name}."
+        )
+    if strategy.one_embedding_size and len({one.embedding_size for one in architectures}) > 1:
+        raise ConfigurationError(
+            f"Strategy {name} needs features of one width; model has "
+            f"{', '.join(f'{one.name} ({one.embedding_size})' for one in architectures)}."
+        )

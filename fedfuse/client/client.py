@@ -1,0 +1,90 @@
+"""One client, and how every client of a run works."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fedfuse.client.state import ClientState
+from fedfuse.configuration import TrainingSettings
+from fedfuse.data.federation import ClientData, TransferSet
+from fedfuse.data.samples import Samples
+from fedfuse.models.architecture import Architecture
+from fedfuse.objectives.objective import Objective
+from fedfuse.predictors.predictor import Predictor
+from fedfuse.privacy.protector import Protector
+from fedfuse.randomness import torch_seed
+
+
+@dataclass(frozen=True)
+class Client:
+    """What belongs to one client alone: its place in the federation, its model's architecture, its private data."""
+
+    client_id: int
+    architecture: Architecture
+    data: ClientData
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """How clients answer: others (``share``), their owner (``personal``), an unseen population (``general``)."""
+
+    share: Predictor
+    personal: Predictor
+    general: Predictor
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """How every client of a run works.
+
+    Parameters
+    ----------
+    seed : int
+        The seed of the run.
+    dtype : torch.dtype
+        Of models, inputs and what is sent.
+    class_names : tuple[str, ...]
+        The C classes.
+    transfer : TransferSet
+        The transfer set that everybody holds.
+    global_test : Samples, optional
+        A held-out test set of the whole population, where there is one.
+    learn, absorb : TrainingSettings
+        How long and with which optimiser each verb trains.
+    objective : Objective
+        What a client learns from fused knowledge with.
+    predictors : Predictors
+        How clients answer.
+    protectors : tuple[Protector, ...]
+        Applied in this order before anything is sent.
+    share_facts : frozenset[str]
+        The private facts that may travel at all: ``num_examples``, ``test_metrics``.
+    """
+
+    seed: int
+    dtype: torch.dtype
+    class_names: tuple[str, ...]
+    transfer: TransferSet
+    global_test: Samples | None
+    learn: TrainingSettings
+    absorb: TrainingSettings
+    objective: Objective
+    predictors: Predictors
+    protectors: tuple[Protector, ...]
+    share_facts: frozenset[str]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def keeps_fused_soft_labels(self) -> bool:
+        """Whether a protector compares with the fused soft labels of the round before."""
+        return any(protector.needs_reference for protector in self.protectors)
+
+
+def first_state(client: Client, settings: ClientSettings) -> ClientState:
+    """Return the state before round 1: initial weights drawn for this client."""
+    seed = torch_seed(settings.seed, "initial weights", client=client.client_id)
+    return ClientState(parameters=client.architecture.initial_parameters(seed, settings.dtype))

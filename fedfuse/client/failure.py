@@ -1,0 +1,17 @@
+"""What a server may know of a client's failure."""
+
+from fedfuse.client.learn import DivergedError
+from fedfuse.client.phases import MissingStateError
+from fedfuse.knowledge import InvalidKnowledgeError
+from fedfuse.messages import Failure
+
+
+def failure_of(error: Exception) -> Failure:
+    """Describe an exception without its text, which can hold data or paths."""
+    if isinstance(error, DivergedError):
+        return Failure("diverged", "training ended in weights that are not finite")
+    if isinstance(error, InvalidKnowledgeError):
+        return Failure("refused", "what was received or would be sent is not valid knowledge")
+    if isinstance(error, MissingStateError):
+        return Failure("no-state", "there is no state of this client to absorb into")
+    return Failure("failed", f"{type(error).__name__}; the client's own log has the details")

@@ -1,0 +1,179 @@
+"""One training loop for learn and absorb: streams of samples, terms of a loss, and how a step is computed.
+
+A runner (`fedfuse.engine`) executes jobs; what a step computes is defined here, once, for all of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedfuse.configuration import OptimizerSettings
+from fedfuse.knowledge import Tensors
+from fedfuse.models.architecture import Architecture
+from fedfuse.models.outputs import Outputs
+from fedfuse.objectives.objective import Batch, Objective, State
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Samples to learn from, and which of them each step takes.
+
+    Parameters
+    ----------
+    tensors : Tensors
+        A row for each sample: ``inputs``, and ``labels`` or ``soft_labels``.
+    plan : Tensor
+        int64 ``[steps, batch_size]`` row numbers; -1 pads a batch that is not full.
+    constants : Tensors
+        What is the same for every batch, for example ``prototypes``.
+    """
+
+    tensors: Tensors
+    plan: Tensor
+    constants: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of a loss: an objective on a stream, with a weight."""
+
+    stream: str
+    objective: Objective
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What one client trains in one phase.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Its model.
+    parameters : Tensors
+        Where it starts.
+    streams : Mapping[str, Stream]
+        By name: ``private``, ``transfer``, or both with equally many steps.
+    terms : tuple[Term, ...]
+        The loss; the same for all jobs of a cohort.
+    optimizer : OptimizerSettings
+        The same for all jobs of a cohort. It starts afresh.
+    objective_state : Tensors
+        What the objectives remember, as ``<term number>.<name>``.
+    """
+
+    architecture: Architecture
+    parameters: Tensors
+    streams: Mapping[str, Stream]
+    terms: tuple[Term, ...]
+    optimizer: OptimizerSettings
+    objective_state: Tensors = field(default_factory=dict)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of optimiser steps."""
+        return max(len(stream.plan) for stream in self.streams.values())
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a job ended with."""
+
+    parameters: Tensors
+    objective_state: Tensors
+
+
+Fit = Callable[[Sequence[FitJob]], list[FitResult]]
+
+
+def batch_plan(order: Tensor, batch_size: int) -> Tensor:
+    """Cut each epoch's order into batches.
+
+    Parameters
+    ----------
+    order : Tensor
+        int64 ``[epochs, n]``.
+    batch_size : int
+        At least 1.
+
+    Returns
+    -------
+    Tensor
+        int64 ``[epochs * ceil(n / batch_size), batch_size]``; the last batch of an epoch is padded with -1.
+    """
+    epochs, number = order.shape
+    padding = -number % batch_size
+    padded = torch.nn.functional.pad(order, (0, padding), value=-1)
+    return padded.reshape(-1, batch_size) if number else order.new_empty(0, batch_size)
+
+
+def loss_of_step(
+    forward: Callable[[Tensor], Outputs],
+    terms: Sequence[Term],
+    batches: Mapping[str, Batch],
+    masks: Mapping[str, Tensor],
+    state: State,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute one client's loss for one step.
+
+    Parameters
+    ----------
+    forward : Callable
+        The client's model.
+    terms : Sequence[Term]
+        The loss is the weighted sum of these; each is the mean over the samples that are no padding.
+    batches, masks : Mapping
+        By stream: the tensors of the batch, and bool ``[B]``, false in padding rows.
+    state : State
+        What the objectives remember.
+
+    Returns
+    -------
+    loss : Tensor
+        A scalar.
+    state : dict[str, Tensor]
+        The next state.
+    """
+    outputs = {name: forward(batch["inputs"]) for name, batch in batches.items()}
+    total: Tensor | None = None
+    next_state: dict[str, Tensor] = {}
+    for number, term in enumerate(terms):
+        own_state = {key.split(".", 1)[1]: value for key, value in state.items() if key.startswith(f"{number}.")}
+        mask = masks[term.stream]
+        loss, own_state = term.objective(outputs[term.stream], batches[term.stream], mask, own_state)  # type: ignore[assignment]
+        next_state |= {f"{number}.{key}": value for key, value in own_state.items()}
+        if loss.ndim == 1:
+            # Padding is replaced, not multiplied: 0 * inf would be NaN.
+            loss = torch.where(mask, loss, 0).sum() / mask.sum().clamp_min(1)
+        total = term.weight * loss if total is None else total + term.weight * loss
+    assert total is not None, "a fit needs at least one term"
+    return total, next_state
+
+
+def initial_objective_state(terms: Sequence[Term]) -> dict[str, Tensor]:
+    """Return the first state of all terms, as ``<term number>.<name>``."""
+    return {
+        f"{number}.{name}": value
+        for number, term in enumerate(terms)
+        for name, value in term.objective.initial_state().items()
+    }
+
+
+def make_optimizer(settings: OptimizerSettings, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Make a fresh torch optimiser; ``fused`` where torch has it, which is quicker and gives the same numbers."""
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+    if settings.name == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    optimizer = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return optimizer(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)

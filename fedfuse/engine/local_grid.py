@@ -1,0 +1,205 @@
+"""A Flower grid in this process: all messages of a phase at once, clients of one architecture together.
+
+The only file that touches Flower's private names (task identity and run), which are process-global: one run at a time
+in a process.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedfuse.client import phases
+from fedfuse.client.client import Client, ClientSettings
+from fedfuse.client.fit import Fit
+from fedfuse.client.failure import failure_of
+from fedfuse.client.state import ABSORBED, SHARED, ClientState, Generation, MemoryStore
+from fedfuse.engine.runner import choose_runner
+from fedfuse.messages import ABSORB, DESCRIBE, SHARE, Request
+from fedfuse.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+RUN_ID = 1
+UNKNOWN_MESSAGE = 2
+
+
+class Phase(Protocol):
+    """`phases.share` or `phases.absorb_and_evaluate`."""
+
+    def __call__(
+        self,
+        clients: Sequence[Client],
+        states: Sequence[ClientState],
+        requests: Sequence[Request],
+        settings: ClientSettings,
+        fit: Fit,
+        stopwatch: Stopwatch,
+    ) -> list[phases.Answer]:
+        """Work for a cohort."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One client's message, read."""
+
+    message: Message
+    client: Client
+    request: Request
+
+
+class LocalGrid(Grid):
+    """Runs clients in this process, under the same wire form as everywhere else.
+
+    Parameters
+    ----------
+    clients : Sequence[Client]
+        All clients; node ids are client ids plus one, because Flower keeps zero for itself.
+    settings : ClientSettings
+        How every client works.
+    runner : str
+        See `fedfuse.engine.runner.choose_runner`.
+    verb : Callable[[str, int, int], None], optional
+        Told each verb as it begins, with the number of clients done and in all.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[Client],
+        settings: ClientSettings,
+        runner: str = "auto",
+        verb: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self._clients = {client.client_id + 1: client for client in clients}
+        self._settings = settings
+        self._runner = runner
+        self._verb = verb
+        self._store = MemoryStore()
+        self._replies: dict[str, Message] = {}
+        self._run = Run.create_empty(RUN_ID)
+        TaskIdentity.run_id = RUN_ID
+        TaskIdentity.task_id = 1
+        TaskIdentity.node_id = 1
+
+    # -- what a run is made of -----------------------------------------------------------------------------------------
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Run all clients that are written to, and return their replies sorted by node id."""
+        messages = list(messages)
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"local-{number}"
+        replies = []
+        asked: dict[str, list[_Asked]] = {SHARE: [], ABSORB: []}
+        for message in messages:
+            kind = message.metadata.message_type
+            client = self._clients.get(message.metadata.dst_node_id)
+            if client is None or kind not in (DESCRIBE, SHARE, ABSORB):
+                replies.append(Message(Error(UNKNOWN_MESSAGE), reply_to=message))
+            elif kind == DESCRIBE:
+                record = phases.describe(client, self._settings).to_record()
+                replies.append(Message(record, reply_to=message))
+            else:
+                request = Request.from_record(message.content)
+                asked[kind].append(_Asked(message, client, request))
+        replies += self._run_phase(phases.share, SHARED, asked[SHARE])
+        replies += self._run_phase(phases.absorb_and_evaluate, ABSORBED, asked[ABSORB])
+        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+
+    def _run_phase(self, phase: Phase, finished: int, asked: Sequence[_Asked]) -> list[Message]:
+        cohorts: dict[str, list[_Asked]] = {}
+        for one in sorted(asked, key=lambda one: one.client.client_id):
+            cohorts.setdefault(one.client.architecture.signature, []).append(one)
+        replies = []
+        for cohort in cohorts.values():
+            try:
+                records = self._run_cohort(phase, finished, cohort, len(replies), len(asked))
+            except Exception:
+                # One client's fault must stay its own: find out whose it is.
+                records = []
+                for number, one in enumerate(cohort):
+                    records += self._run_alone(phase, finished, one, len(replies) + number, len(asked))
+            for one, record in zip(cohort, records, strict=True):
+                replies.append(Message(record, reply_to=one.message))
+        return replies
+
+    def _run_alone(
+        self, phase: Phase, finished: int, one: _Asked, done: int, total: int
+    ) -> list[RecordDict]:
+        try:
+            return self._run_cohort(phase, finished, [one], done, total)
+        except Exception as error:
+            logger.exception("client %d failed in round %d", one.client.client_id, one.request.round)
+            return [failure_of(error).to_record()]
+
+    def _run_cohort(
+        self, phase: Phase, finished: int, cohort: Sequence[_Asked], done: int, total: int
+    ) -> list[RecordDict]:
+        verb = self._verb
+        announce = None if verb is None else lambda name: verb(name, done, total)
+        clients = [one.client for one in cohort]
+        requests = [one.request for one in cohort]
+        generation = Generation(requests[0].round, finished)
+        answers = phase(
+            clients,
+            [phases.start_state(self._store, client, generation, self._settings) for client in clients],
+            requests,
+            self._settings,
+            choose_runner(self._runner, clients[0].architecture),
+            Stopwatch(announce),
+        )
+        for client, answer in zip(clients, answers, strict=True):
+            self._store.save(client.client_id, generation, answer.state)
+        return [answer.reply.to_record() for answer in answers]
+
+    # -- resume --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all clients, for a checkpoint."""
+        return {"clients": self._store.to_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self._store = MemoryStore.from_dict(state["clients"])
+
+    # -- the rest of Flower's interface --------------------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Set the run that messages belong to."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Return the node ids of all clients, ascending."""
+        return sorted(self._clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Run all clients that are written to; `pull_messages` has their replies."""
+        replies = self.send_and_receive(messages)
+        pushed = {f"{len(self._replies)}-{number}": reply for number, reply in enumerate(replies)}
+        self._replies |= pushed
+        return list(pushed)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies to messages that were pushed, once."""
+        return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]

@@ -1,0 +1,47 @@
+"""Which runner trains a cohort."""
+
+from fedfuse.client.fit import Fit
+from fedfuse.engine import sequential, stacked
+from fedfuse.errors import unknown_name
+from fedfuse.models.architecture import Architecture
+
+RUNNERS = ("auto", "sequential", "stacked")
+
+STACKABLE_LAYERS = frozenset({"Flatten", "GELU", "Identity", "LayerNorm", "Linear", "ReLU", "Sigmoid", "Tanh"})
+# Above this size a model's step is bound by arithmetic, not by dispatch, and stacking stops paying (measured).
+LARGEST_STACKED = 160_000
+# Their state or their draws differ between one client and many.
+UNSTACKABLE_LAYERS = ("Dropout", "BatchNorm")
+
+
+def choose_runner(name: str, architecture: Architecture) -> Fit:
+    """Choose how a cohort is trained.
+
+    Parameters
+    ----------
+    name : str
+        One of `RUNNERS`. ``auto`` is a fixed rule on layer types and size, so that one seed gives one result: small
+        multilayer perceptrons are stacked, everything else is sequential. Models with dropout or batch
+        normalisation are sequential under every name.
+    architecture : Architecture
+        The cohort's architecture.
+
+    Returns
+    -------
+    Fit
+        The runner.
+
+    Raises
+    ------
+    ConfigurationError
+        If the name is unknown.
+    """
+    if name not in RUNNERS:
+        raise unknown_name("engine.runner", name, RUNNERS)
+    layers = architecture.layer_types
+    if any(layer.startswith(UNSTACKABLE_LAYERS) for layer in layers):
+        return sequential.fit
+    if name == "auto":
+        small = architecture.num_parameters <= LARGEST_STACKED
+        return stacked.fit if small and layers <= STACKABLE_LAYERS else sequential.fit
+    return stacked.fit if name == "stacked" else sequential.fit

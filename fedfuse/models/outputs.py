@@ -1,0 +1,20 @@
+"""What every model returns."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Outputs(NamedTuple):
+    """The outputs of a model for a batch.
+
+    Attributes
+    ----------
+    logits : Tensor
+        ``[batch, classes]``, before any softmax.
+    features : Tensor
+        ``[batch, embedding_size]``, what the head computes the logits from.
+    """
+
+    logits: Tensor
+    features: Tensor

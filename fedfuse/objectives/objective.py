@@ -1,0 +1,36 @@
+"""What every loss looks like to the training loop."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from fedfuse.models.outputs import Outputs
+
+Batch = Mapping[str, Tensor]
+State = Mapping[str, Tensor]
+
+
+class Objective(Protocol):
+    """A loss with declared needs, for one batch of one client.
+
+    Attributes
+    ----------
+    needs : frozenset[str]
+        What the batch must hold: ``labels`` (int64 ``[B]``), ``soft_labels`` (``[B, C]``), ``prototypes`` (``[C, D]``)
+        with ``prototype_mask`` (bool ``[C]``).
+    """
+
+    needs: frozenset[str]
+
+    def initial_state(self) -> State:
+        """Return what the loss remembers between steps and rounds (often nothing), as named tensors."""
+        ...
+
+    def __call__(self, outputs: Outputs, batch: Batch, mask: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return per-sample losses ``[B]`` or one scalar, and the next state.
+
+        ``mask`` (bool ``[B]``) is false in padding rows, whose losses never count. A scalar must leave them out itself.
+        The function is traced by ``torch.vmap``, so it must not branch on values.
+        """
+        ...

@@ -1,0 +1,431 @@
+"""The round loop: ask clients to share, check and fuse what comes back, send it to be absorbed, keep a checkpoint.
+
+A round is two exchanges. *Share*: the message carries fused knowledge that its client has not absorbed yet (mostly
+none), the client catches up, learns, expresses, protects and replies with its knowledge. *Absorb*: each participant
+gets its fused knowledge, absorbs it, evaluates and replies with metrics. Initial weights, late joiners, sampling and
+resume all use that one rule.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedfuse.carriers.carrier import CARRIERS, stack
+from fedfuse.carriers.soft_labels import pack_fused
+from fedfuse.errors import FedfuseError, TooFewClientsError
+from fedfuse.knowledge import Fused, InvalidKnowledgeError, Knowledge, Tensors
+from fedfuse.messages import ABSORB, SHARE, Reply, Request, count_bytes
+from fedfuse.randomness import numpy_generator
+from fedfuse.results import ClientMetrics, LeftOut, RoundRecord
+from fedfuse.roster import Roster
+from fedfuse.sampling import participants
+from fedfuse.server import Server
+
+if TYPE_CHECKING:
+    from fedfuse.strategy import FusionStrategy
+
+INITIAL = 0
+NEVER = -1
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """How rounds are run; see the keys of the same name in ``configs/config.yaml``."""
+
+    seed: int
+    num_clients: int
+    fraction: float
+    min_clients: int
+    share_facts: frozenset[str]
+
+
+@dataclass
+class Waiting:
+    """Fused knowledge that some client may not have absorbed yet, in the form that travels.
+
+    Attributes
+    ----------
+    common, common_round
+        The newest that is the same for all, and the round that it was fused in.
+    personal
+        The newest for one client, by client id: the round, and tensors by carrier.
+    absorbed
+        The round of the fused knowledge that each client is known to have absorbed.
+    """
+
+    common: Mapping[str, Tensors] | None = None
+    common_round: int = NEVER
+    personal: dict[int, tuple[int, Mapping[str, Tensors]]] = field(default_factory=dict)
+    absorbed: dict[int, int] = field(default_factory=dict)
+
+    def put(self, fused: Fused, round: int) -> None:
+        """Take what a strategy fused."""
+        if fused.common is not None:
+            self.common, self.common_round = _pack(fused.common), round
+        for client_id, carriers in fused.personal.items():
+            self.personal[client_id] = (round, _pack(carriers))
+
+    def newest_for(self, client_id: int) -> tuple[int, Mapping[str, Tensors] | None]:
+        """Return the round and tensors that a client should absorb next, or ``(-1, None)``."""
+        round, carriers = self.personal.get(client_id, (NEVER, None))
+        if self.common_round > round:
+            round, carriers = self.common_round, self.common
+        if round <= self.absorbed.get(client_id, NEVER):
+            return NEVER, None
+        return round, carriers
+
+    def confirm(self, client_id: int, round: int) -> None:
+        """Note that a client absorbed what was fused in this round."""
+        self.absorbed[client_id] = max(round, self.absorbed.get(client_id, NEVER))
+        if client_id in self.personal and self.personal[client_id][0] <= round:
+            del self.personal[client_id]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors for a checkpoint."""
+        return {
+            "common": None if self.common is None else _plain(self.common),
+            "common_round": self.common_round,
+            "personal": {
+                client: (round, _plain(carriers)) for client, (round, carriers) in self.personal.items()
+            },
+            "absorbed": dict(self.absorbed),
+        }
+
+
+@dataclass
+class RoundUnderWay:
+    """What is known so far of the round that is being run."""
+
+    round: int
+    left_out: list[LeftOut] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    participants: list[int] = field(default_factory=list)
+    sent: dict[int, int] = field(default_factory=dict)
+    relevance: Tensor | None = None
+    relevance_clients: list[int] = field(default_factory=list)
+    clients: list[ClientMetrics] = field(default_factory=list)
+    shared: bool = False
+
+    def add_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Add times by verb."""
+        for verb, value in seconds.items():
+            self.seconds[verb] = self.seconds.get(verb, 0.0) + value
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the time of a block under one name."""
+        start = time.perf_counter()
+        yield
+        self.add_seconds({name: time.perf_counter() - start})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors for the checkpoint after the share phase."""
+        return {
+            "round": self.round,
+            "left_out": [(entry.client_id, entry.phase, entry.reason) for entry in self.left_out],
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "seconds": dict(self.seconds),
+            "participants": list(self.participants),
+            "relevance": self.relevance,
+            "relevance_clients": list(self.relevance_clients),
+            "shared": self.shared,
+        }
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, Any]) -> "RoundUnderWay":
+        """Read what `to_dict` gave."""
+        left_out = [LeftOut(*entry) for entry in plain["left_out"]]
+        return RoundUnderWay(**{**plain, "left_out": left_out})
+
+
+@dataclass
+class Observers:
+    """Who is told what, while a run goes on.
+
+    Attributes
+    ----------
+    round_finished
+        Called with the record of each round, before its checkpoint.
+    checkpoint
+        Called after each phase; what it saves must include `Rounds.state_dict`.
+    verb
+        Called with a verb, the clients done and the clients in all.
+    """
+
+    round_finished: Callable[[RoundRecord], None] = lambda record: None
+    checkpoint: Callable[[], None] = lambda: None
+    verb: Callable[[str, int, int], None] = lambda verb, done, total: None
+
+
+class Rounds:
+    """The server's side of all rounds of one run, between a strategy and a grid.
+
+    Parameters
+    ----------
+    settings : RoundSettings
+        How rounds are run.
+    server : Server
+        What the server has.
+    observers : Observers
+        Who is told.
+    """
+
+    def __init__(self, settings: RoundSettings, server: Server, observers: Observers) -> None:
+        self.settings = settings
+        self.server = server
+        self.observers = observers
+        self.roster = Roster(server)
+        self.waiting = Waiting()
+        self.under_way = RoundUnderWay(1)
+
+    def prepare(self, grid: Grid, timeout: float, initial: Fused | None) -> None:
+        """Meet the clients, and lay out what they start from unless a checkpoint has it already."""
+        self.roster.wait_for(grid, self.settings.num_clients, timeout)
+        if initial is not None and self.waiting.common_round == NEVER:
+            self.waiting.put(initial, INITIAL)
+
+    def run_round(self, strategy: "FusionStrategy", grid: Grid, round: int, timeout: float) -> None:
+        """Run one round, or what is left of it after a resume.
+
+        Raises
+        ------
+        TooFewClientsError
+            If fewer than ``min_clients`` gave a valid reply.
+        """
+        nothing, no_config = ArrayRecord(), ConfigRecord()
+        resumed = self.under_way.round == round and self.under_way.shared
+        if not resumed:
+            self.under_way = RoundUnderWay(round)
+        left_out = self.roster.describe_new_nodes(grid, timeout)
+        if not resumed:
+            self.under_way.left_out += left_out
+            with self.under_way.timed("round"):
+                messages = strategy.configure_train(round, nothing, no_config, grid)
+                strategy.aggregate_train(round, grid.send_and_receive(messages, timeout=timeout))
+            self.under_way.shared = True
+            self.observers.checkpoint()
+        with self.under_way.timed("round"):
+            messages = strategy.configure_evaluate(round, nothing, no_config, grid)
+            strategy.aggregate_evaluate(round, grid.send_and_receive(messages, timeout=timeout))
+        self.observers.round_finished(self._record())
+        self.under_way = RoundUnderWay(round + 1)
+        self.observers.checkpoint()
+
+    # -- share ---------------------------------------------------------------------------------------------------------
+
+    def share_messages(self, strategy: "FusionStrategy", round: int) -> list[Message]:
+        """Ask this round's clients for knowledge; Flower's grids go over the messages twice, hence a list."""
+        settings = self.settings
+        chosen = participants(
+            list(self.roster.nodes), settings.fraction, settings.min_clients, settings.seed, round
+        )
+        self.under_way.participants = list(chosen)
+        rows = self._rows(round)
+        facts = tuple(sorted(strategy.needs & settings.share_facts))
+        requests = {}
+        for client_id in chosen:
+            fused_round, fused = self.waiting.newest_for(client_id)
+            requests[client_id] = Request(
+                round=round,
+                sends=tuple(sorted(strategy.sends)),
+                facts=facts,
+                rows=rows if "soft_labels" in strategy.sends else None,
+                fused=fused,
+                fused_round=fused_round,
+            )
+        return self._messages(requests, SHARE)
+
+    def receive_knowledge(
+        self, strategy: "FusionStrategy", round: int, replies: Iterable[Message]
+    ) -> None:
+        """Check the clients' knowledge, leave out what is bad, and let the strategy fuse the rest."""
+        checked = self._check_replies(replies, "share", lambda reply: self._check(strategy, reply))
+        self.under_way.participants = list(checked)
+        expected = [self.roster.expectation(client, round, self._rows(round)) for client in checked]
+        knowledge = [reply.knowledge for reply in checked.values() if reply.knowledge is not None]
+        self.observers.verb("fuse", 0, len(checked))
+        with self.under_way.timed("fuse"):
+            try:
+                fused = strategy.fuse(stack(knowledge, expected), self.server)
+                self._check_fused(strategy, fused)
+            except InvalidKnowledgeError as error:
+                raise FedfuseError(f"{type(strategy).__name__}.fuse returned bad knowledge: {error}.") from error
+            self.waiting.put(fused, round)
+        if fused.relevance is not None:
+            self.under_way.relevance = fused.relevance.detach().clone()
+            self.under_way.relevance_clients = list(checked)
+
+    def _check(self, strategy: "FusionStrategy", reply: Reply) -> None:
+        knowledge = reply.knowledge
+        if knowledge is None or set(knowledge.carriers) != set(strategy.sends):
+            came = [] if knowledge is None else sorted(knowledge.carriers)
+            raise InvalidKnowledgeError(f"sent {came}, asked for {sorted(strategy.sends)}")
+        if ("num_examples" in strategy.needs) != (knowledge.num_examples is not None):
+            raise InvalidKnowledgeError("told its number of examples unasked, or not although asked")
+        expected = self.roster.expectation(reply.client_id, reply.round, self._rows(reply.round))
+        for carrier, tensors in knowledge.carriers.items():
+            CARRIERS[carrier].check(tensors, expected)
+
+    def _check_fused(self, strategy: "FusionStrategy", fused: Fused) -> None:
+        for carriers in (fused.common, *fused.personal.values()):
+            if carriers is not None and not set(carriers) <= set(strategy.returns):
+                raise InvalidKnowledgeError(f"{sorted(carriers)}, but returns says {sorted(strategy.returns)}")
+            tensors = (carriers or {}).get("soft_labels")
+            if tensors is not None and (
+                set(tensors) != {"soft_labels", "mask"}
+                or tensors["soft_labels"].shape != (self.server.num_transfer, self.server.num_classes)
+                or tensors["mask"].shape != (self.server.num_transfer,)
+            ):
+                raise InvalidKnowledgeError("soft labels need soft_labels [M, C] and mask [M] for each client")
+
+    # -- absorb --------------------------------------------------------------------------------------------------------
+
+    def absorb_messages(self, round: int) -> list[Message]:
+        """Send each of this round's participants what it has not absorbed yet."""
+        requests = {}
+        for client_id in self.under_way.participants:
+            if client_id not in self.roster.nodes:
+                self._leave_out(client_id, "absorb", "is no longer connected")
+                continue
+            fused_round, fused = self.waiting.newest_for(client_id)
+            requests[client_id] = Request(round=round, fused=fused, fused_round=fused_round)
+        return self._messages(requests, ABSORB)
+
+    def receive_metrics(self, round: int, replies: Iterable[Message]) -> None:
+        """Collect the evaluations of this round's participants."""
+        for client_id, reply in self._check_replies(replies, "absorb", _check_metrics).items():
+            metrics = reply.metrics or {}
+            self.under_way.clients.append(
+                ClientMetrics(
+                    client_id=client_id,
+                    personal_accuracy=metrics.get("personal_accuracy"),
+                    general_accuracy=metrics.get("general_accuracy"),
+                    validation_accuracy=metrics.get("validation_accuracy"),
+                    personal_loss=metrics.get("personal_loss"),
+                )
+            )
+
+    # -- both ----------------------------------------------------------------------------------------------------------
+
+    def _rows(self, round: int) -> Tensor:
+        generator = numpy_generator(self.settings.seed, "transfer rows", round)
+        return self.server.transfer_rows(self.server.num_transfer, generator)
+
+    def _messages(self, requests: Mapping[int, Request], message_type: str) -> list[Message]:
+        messages = []
+        self.under_way.sent = {}
+        for client_id, request in requests.items():
+            record = request.to_record()
+            self.under_way.bytes_down += count_bytes(record)
+            self.under_way.sent[client_id] = request.fused_round
+            messages.append(
+                Message(
+                    record,
+                    dst_node_id=self.roster.nodes[client_id],
+                    message_type=message_type,
+                    group_id=str(request.round),
+                )
+            )
+        return messages
+
+    def _check_replies(
+        self, replies: Iterable[Message], phase: str, check: Callable[[Reply], None]
+    ) -> dict[int, Reply]:
+        """Sort valid replies by client id; name and leave out the others; stop when too few remain."""
+        valid: dict[int, Reply] = {}
+        unheard = dict(self.under_way.sent)
+        senders = self.roster.clients_by_node()
+        for message in replies:
+            client_id = senders.get(message.metadata.src_node_id)
+            if client_id is None or client_id not in unheard:
+                continue
+            fused_round = unheard.pop(client_id)
+            try:
+                reply = self._read(message, client_id, check)
+            except InvalidKnowledgeError as error:
+                self._leave_out(client_id, phase, str(error))
+                continue
+            self.waiting.confirm(client_id, fused_round)
+            self.under_way.add_seconds(reply.seconds or {})
+            valid[client_id] = reply
+        for client_id in sorted(unheard):
+            self._leave_out(client_id, phase, "gave no reply in time")
+        if len(valid) < self.settings.min_clients:
+            reasons = "; ".join(f"client {out.client_id}: {out.reason}" for out in self.under_way.left_out)
+            raise TooFewClientsError(
+                f"Round {self.under_way.round}, {phase}: {len(valid)} of {len(self.under_way.sent)} clients gave "
+                f"a valid reply, min_clients={self.settings.min_clients}. {reasons}"
+            )
+        return dict(sorted(valid.items()))
+
+    def _read(self, message: Message, client_id: int, check: Callable[[Reply], None]) -> Reply:
+        if message.has_error():
+            raise InvalidKnowledgeError(f"the node failed with error {message.error.code}")
+        self.under_way.bytes_up += count_bytes(message.content)
+        reply = Reply.from_record(message.content)
+        if reply.client_id != client_id:
+            raise InvalidKnowledgeError(f"the reply says it is from client {reply.client_id}")
+        if reply.round != self.under_way.round:
+            raise InvalidKnowledgeError(f"the reply is for round {reply.round}")
+        if reply.transfer_digest != self.server.transfer_digest:
+            raise InvalidKnowledgeError("the reply is on another transfer set")
+        check(reply)
+        return reply
+
+    def _leave_out(self, client_id: int, phase: str, reason: str) -> None:
+        self.under_way.left_out.append(LeftOut(client_id, phase, reason))
+
+    def _record(self) -> RoundRecord:
+        now = self.under_way
+        return RoundRecord(
+            round=now.round,
+            clients=tuple(now.clients),
+            left_out=tuple(now.left_out),
+            bytes_up=now.bytes_up,
+            bytes_down=now.bytes_down,
+            seconds=now.seconds,
+            relevance=None if now.relevance is None else now.relevance.numpy(),
+            relevance_clients=tuple(now.relevance_clients),
+        )
+
+    # -- resume --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the run stands, for a checkpoint."""
+        return {"waiting": self.waiting.to_dict(), "under_way": self.under_way.to_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.waiting = Waiting(**state["waiting"])
+        self.under_way = RoundUnderWay.from_dict(state["under_way"])
+
+
+def _check_metrics(reply: Reply) -> None:
+    for name, value in (reply.metrics or {}).items():
+        if name.endswith("accuracy") and not 0 <= value <= 1:
+            raise InvalidKnowledgeError(f"{name} {value:g} is out of range")
+
+
+def _pack(carriers: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    return {
+        carrier: pack_fused(tensors) if carrier == "soft_labels" else tensors
+        for carrier, tensors in carriers.items()
+    }
+
+
+def _plain(carriers: Mapping[str, Tensors]) -> dict[str, dict[str, Tensor]]:
+    # A clone: a view would take its whole underlying stack into the file.
+    return {
+        carrier: {name: tensor.clone() for name, tensor in tensors.items()}
+        for carrier, tensors in carriers.items()
+    }

@@ -1,0 +1,217 @@
+import dataclasses
+import math
+
+import pytest
+
+from fedfuse.configuration import (
+    Component,
+    Configuration,
+    EngineSettings,
+    OptimizerSettings,
+    PredictorSettings,
+    SplitSettings,
+    TrainingSettings,
+    TransferSettings,
+    from_mapping,
+    from_yaml,
+    to_yaml,
+)
+from fedfuse.errors import ConfigurationError
+
+PART = Component("one", "package.One", {"sizes": [4, 8], "rate": 1e-5, "mode": None, "nested": {"on": True}})
+TRAINING = TrainingSettings(epochs=2, batch_size=8, optimizer=OptimizerSettings())
+
+
+def configuration(**changes):
+    values = {
+        "seed": 0,
+        "num_clients": 4,
+        "num_rounds": 2,
+        "fraction": 1.0,
+        "min_clients": 1,
+        "model": (PART, PART),
+        "data": PART,
+        "partition": PART,
+        "split": SplitSettings(),
+        "transfer": TransferSettings(policy=PART),
+        "strategy": PART,
+        "objective": PART,
+        "predictor": PredictorSettings(PART, PART, PART),
+        "privacy": (),
+        "learn": TRAINING,
+        "absorb": TRAINING,
+        "engine": EngineSettings(),
+        "share_facts": ("num_examples",),
+        "local_baseline": True,
+        "output": None,
+    }
+    return Configuration(**{**values, **changes})
+
+
+def plain():
+    """Return the values of a configuration as they stand in its file."""
+    values = dataclasses.asdict(configuration())
+    return values | {name: list(values[name]) for name in ("model", "privacy", "share_facts")}
+
+
+def test_defaults_of_the_inner_settings():
+    assert OptimizerSettings() == OptimizerSettings(name="sgd", lr=0.1, momentum=0.5, weight_decay=0.0)
+    assert EngineSettings() == EngineSettings(runner="auto", precision="float32", threads=1, timeout=3600)
+    assert SplitSettings() == SplitSettings(global_test=0.2, validation=0.15, test=0.25)
+    assert TransferSettings(policy=PART).size == 300
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        configuration().seed = 1
+
+
+def test_file_gives_back_an_equal_configuration():
+    written = configuration(
+        seed=2**70,
+        fraction=1e-4,
+        output="a directory: 'with' \"quotes\" # and more, é",
+        privacy=(PART,),
+        share_facts=(),
+        strategy=Component("two", "package.Two", {"text": "1e-3", "empty": "", "yes": "yes"}),
+    )
+    read = from_yaml(to_yaml(written))
+    assert read == written
+    assert isinstance(read.model, tuple)
+    assert isinstance(read.share_facts, tuple)
+    assert read.strategy.arguments["text"] == "1e-3"
+
+
+def test_plain_values_make_the_configuration():
+    assert from_mapping(plain()) == configuration()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": -1}, "seed must be a whole number of at least 0, not -1."),
+        ({"seed": True}, "seed must be a whole number of at least 0, not True."),
+        ({"seed": 1.0}, "seed must be a whole number of at least 0, not 1.0."),
+        ({"num_clients": 0}, "num_clients must be a whole number of at least 1, not 0."),
+        ({"num_rounds": "3"}, "num_rounds must be a whole number of at least 1, not '3'."),
+        ({"min_clients": 0}, "min_clients must be a whole number of at least 1, not 0."),
+        ({"min_clients": 5}, "min_clients must be at most num_clients (4), not 5."),
+        ({"fraction": 0}, "fraction must be a number above 0 and at most 1, not 0."),
+        ({"fraction": 1.01}, "fraction must be a number above 0 and at most 1, not 1.01."),
+        ({"fraction": math.nan}, "fraction must be a number above 0 and at most 1, not nan."),
+        ({"fraction": "1"}, "fraction must be a number above 0 and at most 1, not '1'."),
+        ({"fraction": True}, "fraction must be a number above 0 and at most 1, not True."),
+        ({"model": ()}, "model must name at least one model, for example model=[mlp_small]."),
+        (
+            {"share_facts": ("num_examples", "test_metric")},
+            "share_facts[1] must be one of num_examples, test_metrics, not 'test_metric'. "
+            "Did you mean 'test_metrics'?",
+        ),
+        ({"local_baseline": "yes"}, "local_baseline must be true or false, not 'yes'."),
+        ({"output": ""}, "output must be text, not ''."),
+        ({"output": 3}, "output must be text, not 3."),
+    ],
+)
+def test_value_out_of_range_is_refused(changes, expected):
+    with pytest.raises(ConfigurationError) as caught:
+        configuration(**changes)
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            lambda: OptimizerSettings(name="sdg"),
+            "name must be one of sgd, adam, adamw, rmsprop, not 'sdg'. Did",
+        ),
+        (lambda: OptimizerSettings(lr=0), "lr must be a number above 0, not 0."),
+        (lambda: OptimizerSettings(lr=math.inf), "lr must be a number above 0, not inf."),
+        (lambda: OptimizerSettings(momentum=1), "momentum must be a number from 0 to below 1, not 1."),
+        (lambda: OptimizerSettings(momentum=-0.1), "momentum must be a number from 0 to below 1, not -0.1."),
+        (lambda: OptimizerSettings(weight_decay=-1), "weight_decay must be a number of at least 0, not -1."),
+        (
+            lambda: TrainingSettings(0, 1, OptimizerSettings()),
+            "epochs must be a whole number of at least 1, not 0.",
+        ),
+        (
+            lambda: TrainingSettings(1, 0, OptimizerSettings()),
+            "batch_size must be a whole number of at least 1",
+        ),
+        (
+            lambda: EngineSettings(runner="stack"),
+            "runner must be one of auto, sequential, stacked, not 'stack'. Did",
+        ),
+        (
+            lambda: EngineSettings(precision="float16"),
+            "precision must be one of float32, float64, not 'float16'.",
+        ),
+        (lambda: EngineSettings(threads=0), "threads must be a whole number of at least 1, not 0."),
+        (lambda: EngineSettings(timeout=0), "timeout must be a number above 0, not 0."),
+        (lambda: TransferSettings(size=0, policy=PART), "size must be a whole number of at least 1, not 0."),
+        (lambda: SplitSettings(global_test=1), "global_test must be a number between 0 and 1, not 1."),
+        (lambda: SplitSettings(validation=0), "validation must be a number between 0 and 1, not 0."),
+        (
+            lambda: SplitSettings(validation=0.5, test=0.5),
+            "validation (0.5) and test (0.5) together must stay below 1.",
+        ),
+        (lambda: Component("", "package.One", {}), "name must be text, not ''."),
+        (lambda: Component("one", None, {}), "target must be text, not None."),
+        (lambda: Component("one", "package.One", []), "arguments must be a mapping, not []."),
+    ],
+)
+def test_inner_value_out_of_range_is_refused(make, expected):
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert str(caught.value).startswith(expected)
+
+
+def test_bounds_themselves_are_allowed_where_they_are_said_to_be():
+    configuration(fraction=1, min_clients=4, num_rounds=1)
+    OptimizerSettings(momentum=0, weight_decay=0, lr=10**400)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("learn.optimizer.lr", -1, "learn.optimizer.lr must be a number above 0, not -1."),
+        ("absorb.epochs", 0, "absorb.epochs must be a whole number of at least 1, not 0."),
+        (
+            "learn.optimizer",
+            "sgd",
+            "learn.optimizer must be a mapping with the keys name, lr, momentum, weight_decay",
+        ),
+        ("learn.epoch", 3, "Unknown key 'learn.epoch'. Did you mean 'learn.epochs'?"),
+        ("sed", 3, "Unknown key 'sed'. Did you mean 'seed'?"),
+        ("strategy.target", 3, "strategy.target must be text, not 3."),
+        ("model", "one", "model must be a list, for example model=[a,b], not 'one'."),
+        ("model", ["one"], "model[0] must be a mapping with the keys name, target, arguments, not 'one'."),
+        ("privacy", [{"name": "one"}], "privacy[0].target is missing."),
+        ("share_facts", "num_examples", "share_facts must be a list"),
+        ("split.test", 0.9, "split.validation (0.15) and test (0.9) together must stay below 1."),
+    ],
+)
+def test_errors_in_plain_values_name_the_dotted_key(path, value, expected):
+    values = plain()
+    *parents, name = path.split(".")
+    inner = values
+    for parent in parents:
+        inner = inner[parent]
+    inner[name] = value
+    with pytest.raises(ConfigurationError) as caught:
+        from_mapping(values)
+    assert str(caught.value).startswith(expected)
+
+
+def test_missing_key_is_named():
+    values = plain()
+    del values["seed"]
+    with pytest.raises(ConfigurationError, match=r"^seed is missing\.$"):
+        from_mapping(values)
+
+
+@pytest.mark.parametrize("text", ["seed: [1", "seed: 3", "- 1", "", "just words"])
+def test_text_that_is_no_configuration_is_refused_in_one_line(text):
+    with pytest.raises(ConfigurationError) as caught:
+        from_yaml(text)
+    assert "\n" not in str(caught.value)
