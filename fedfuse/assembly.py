@@ -50,8 +50,7 @@ def load_federation(configuration: Configuration) -> Federation:
     dtype = DTYPES[configuration.engine.precision]
     return Federation(
         clients=tuple(
-            ClientData(own.train.to(dtype), own.validation.to(dtype), own.test.to(dtype))
-            for own in federation.clients
+            ClientData(own.train.to(dtype), own.validation.to(dtype), own.test.to(dtype)) for own in federation.clients
         ),
         transfer=TransferSet(federation.transfer.inputs.to(dtype)),
         global_test=federation.global_test.to(dtype),
@@ -64,18 +63,12 @@ def make_architectures(configuration: Configuration, federation: Federation) -> 
     input_shape = tuple(federation.transfer.inputs.shape[1:])
 
     def builder(component: Component) -> Callable[[], nn.Module]:
-        return partial(
-            build, component, "model", input_shape=input_shape, num_classes=federation.num_classes
-        )
+        return partial(build, component, "model", input_shape=input_shape, num_classes=federation.num_classes)
 
-    return tuple(
-        describe(component.name, builder(component), input_shape) for component in configuration.model
-    )
+    return tuple(describe(component.name, builder(component), input_shape) for component in configuration.model)
 
 
-def make_clients(
-    federation: Federation, architectures: tuple[Architecture, ...]
-) -> tuple[Client, ...]:
+def make_clients(federation: Federation, architectures: tuple[Architecture, ...]) -> tuple[Client, ...]:
     """Deal the architectures to the clients in turn."""
     return tuple(
         Client(client_id, architectures[client_id % len(architectures)], data)

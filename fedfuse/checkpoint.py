@@ -41,16 +41,12 @@ def load_checkpoint(directory: Path) -> tuple[dict[str, Any], dict[str, Any] | N
     """
     folder = directory / FOLDER
     if not (folder / SERVER).is_file():
-        raise ConfigurationError(
-            f"There is no checkpoint in {directory}: resume=DIR wants the directory of a run."
-        )
+        raise ConfigurationError(f"There is no checkpoint in {directory}: resume=DIR wants the directory of a run.")
     try:
         server = torch.load(folder / SERVER, weights_only=True)
         clients = torch.load(folder / CLIENTS, weights_only=True) if (folder / CLIENTS).exists() else None
     except Exception as error:
-        raise ConfigurationError(
-            f"The checkpoint in {folder} cannot be read ({type(error).__name__})."
-        ) from error
+        raise ConfigurationError(f"The checkpoint in {folder} cannot be read ({type(error).__name__}).") from error
     return server, clients
 
 

@@ -141,9 +141,7 @@ def _list(arguments: Namespace, rest: Sequence[str]) -> int:
                 lines = {name: catalogue.describe(group, name, folders) for name in names}
             width = max(map(len, lines))
             sys.stdout.write(f"{table} ({usage})\n")
-            sys.stdout.writelines(
-                f"  {name:<{width}}  {line}".rstrip() + "\n" for name, line in lines.items()
-            )
+            sys.stdout.writelines(f"  {name:<{width}}  {line}".rstrip() + "\n" for name, line in lines.items())
             sys.stdout.write("\n")
     return 0
 
@@ -190,7 +188,7 @@ def _run_each(overrides: Sequence[str], config_dir: Path | None) -> int:
     exit_code = 0
     for index, (combination, configuration) in enumerate(zip(combinations, configurations, strict=True)):
         words = [f"--config-dir={config_dir}"] if config_dir else []
-        words += combination
+        words += [word for word in combination if not word.startswith("output=")]
         if configuration.output is not None:
             words.append(f"output={quote(f'{configuration.output}/{index}')}")
         sys.stdout.write(f"[{index + 1}/{len(combinations)}] fedfuse run {shlex.join(words)}\n")

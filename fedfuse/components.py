@@ -67,15 +67,11 @@ def _locate(target: str) -> Callable[..., Any]:
         raise unknown_name(f"name in module {module_name}", name, defined)
     found = getattr(module, name)
     if not callable(found):
-        raise ConfigurationError(
-            f"it cannot be called: it is of type {type(found).__name__}, not a class or function."
-        )
+        raise ConfigurationError(f"it cannot be called: it is of type {type(found).__name__}, not a class or function.")
     return found  # type: ignore[no-any-return]
 
 
-def _check_arguments(
-    target: Callable[..., Any], arguments: Mapping[str, Any], extra: Mapping[str, Any]
-) -> None:
+def _check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     """Refuse arguments that the target does not take, and find those that it lacks."""
     for name in arguments:
         if name in extra:

@@ -83,9 +83,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
             axes.append([str(override.input_line)])
             continue
         if not override.is_discrete_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-            raise ConfigurationError(
-                f"{override.input_line} cannot be listed: use a,b or choice(a,b) or range(0,3)."
-            )
+            raise ConfigurationError(f"{override.input_line} cannot be listed: use a,b or choice(a,b) or range(0,3).")
         try:
             axis = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         except (HydraException, ValueError) as error:

@@ -272,8 +272,7 @@ def _write_carriers(record: RecordDict, carriers: Mapping[str, Tensors]) -> None
 def _read_carriers(record: RecordDict, carriers: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     return {
         carrier: {
-            name: torch.from_numpy(array.numpy())
-            for name, array in record.array_records[f"carrier.{carrier}"].items()
+            name: torch.from_numpy(array.numpy()) for name, array in record.array_records[f"carrier.{carrier}"].items()
         }
         for carrier in carriers
     }

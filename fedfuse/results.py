@@ -388,8 +388,7 @@ def _spread(values: Iterable[float | None]) -> Spread | None:
 
 def _flat(prefix: str, spread: Spread | None) -> dict[str, float | None]:
     return {
-        f"{prefix}_{field.name}": None if spread is None else getattr(spread, field.name)
-        for field in fields(Spread)
+        f"{prefix}_{field.name}": None if spread is None else getattr(spread, field.name) for field in fields(Spread)
     }
 
 

@@ -114,4 +114,3 @@ class Roster:
     def clients_by_node(self) -> dict[int, int]:
         """Return the client id of each node that is connected."""
         return {node: client for client, node in self.nodes.items()}
-

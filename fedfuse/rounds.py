@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from fedfuse.carriers.carrier import CARRIERS, stack
 from fedfuse.carriers.soft_labels import pack_fused
 from fedfuse.errors import FedfuseError, TooFewClientsError
-from fedfuse.knowledge import Fused, InvalidKnowledgeError, Knowledge, Tensors
+from fedfuse.knowledge import Fused, InvalidKnowledgeError, Tensors
 from fedfuse.messages import ABSORB, SHARE, Reply, Request, count_bytes
 from fedfuse.randomness import numpy_generator
 from fedfuse.results import ClientMetrics, LeftOut, RoundRecord
@@ -92,9 +91,7 @@ class Waiting:
         return {
             "common": None if self.common is None else _plain(self.common),
             "common_round": self.common_round,
-            "personal": {
-                client: (round, _plain(carriers)) for client, (round, carriers) in self.personal.items()
-            },
+            "personal": {client: (round, _plain(carriers)) for client, (round, carriers) in self.personal.items()},
             "absorbed": dict(self.absorbed),
         }
 
@@ -226,9 +223,7 @@ class Rounds:
     def share_messages(self, strategy: "FusionStrategy", round: int) -> list[Message]:
         """Ask this round's clients for knowledge; Flower's grids go over the messages twice, hence a list."""
         settings = self.settings
-        chosen = participants(
-            list(self.roster.nodes), settings.fraction, settings.min_clients, settings.seed, round
-        )
+        chosen = participants(list(self.roster.nodes), settings.fraction, settings.min_clients, settings.seed, round)
         self.under_way.participants = list(chosen)
         rows = self._rows(round)
         facts = tuple(sorted(strategy.needs & settings.share_facts))
@@ -245,9 +240,7 @@ class Rounds:
             )
         return self._messages(requests, SHARE)
 
-    def receive_knowledge(
-        self, strategy: "FusionStrategy", round: int, replies: Iterable[Message]
-    ) -> None:
+    def receive_knowledge(self, strategy: "FusionStrategy", round: int, replies: Iterable[Message]) -> None:
         """Check the clients' knowledge, leave out what is bad, and let the strategy fuse the rest."""
         checked = self._check_replies(replies, "share", lambda reply: self._check(strategy, reply))
         self.under_way.participants = list(checked)
@@ -418,14 +411,12 @@ def _check_metrics(reply: Reply) -> None:
 
 def _pack(carriers: Mapping[str, Tensors]) -> dict[str, Tensors]:
     return {
-        carrier: pack_fused(tensors) if carrier == "soft_labels" else tensors
-        for carrier, tensors in carriers.items()
+        carrier: pack_fused(tensors) if carrier == "soft_labels" else tensors for carrier, tensors in carriers.items()
     }
 
 
 def _plain(carriers: Mapping[str, Tensors]) -> dict[str, dict[str, Tensor]]:
     # A clone: a view would take its whole underlying stack into the file.
     return {
-        carrier: {name: tensor.clone() for name, tensor in tensors.items()}
-        for carrier, tensors in carriers.items()
+        carrier: {name: tensor.clone() for name, tensor in tensors.items()} for carrier, tensors in carriers.items()
     }

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from fedfuse.randomness import numpy_generator
 
 
-def participants(
-    client_ids: Sequence[int], fraction: float, minimum: int, seed: int, round: int
-) -> tuple[int, ...]:
+def participants(client_ids: Sequence[int], fraction: float, minimum: int, seed: int, round: int) -> tuple[int, ...]:
     """Draw the clients of a round, without replacement and independently of every other round.
 
     Parameters

@@ -159,9 +159,7 @@ def _stage(
     done = len(results.read_metrics(directory))
     display.stage(name, simulation.configuration.num_rounds, first_round=done + 1)
     directory.mkdir(exist_ok=True)
-    grid = LocalGrid(
-        simulation.clients, simulation.settings, simulation.configuration.engine.runner, display.verb
-    )
+    grid = LocalGrid(simulation.clients, simulation.settings, simulation.configuration.engine.runner, display.verb)
     serve(
         Service(
             configuration=simulation.configuration,

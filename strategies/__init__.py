@@ -1,0 +1,1 @@
+"""The strategies that come with fedfuse, one a file, written as a user would write one."""

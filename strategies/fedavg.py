@@ -29,7 +29,7 @@ class FedAvg(FusionStrategy):
         shares = knowledge.example_shares
 
         def average(stacked: Tensor) -> Tensor:
-            mean = torch.tensordot(shares, stacked.to(shares.dtype), dims=1)
+            mean: Tensor = torch.tensordot(shares, stacked.to(shares.dtype), dims=1)
             return mean.to(stacked.dtype)
 
         weights = {name: average(stacked) for name, stacked in cohort.weights.items()}

@@ -40,16 +40,12 @@ def test_own_folder_is_searched_besides_that_of_fedfuse(own):
 def test_own_part_cannot_take_a_name_of_fedfuse(own, path):
     (own / path).parent.mkdir(parents=True, exist_ok=True)
     (own / path).write_text("_target_: mine.Part\n")
-    with pytest.raises(
-        ConfigurationError, match=f"{path} has the name of a part of fedfuse: give it another name"
-    ):
+    with pytest.raises(ConfigurationError, match=f"{path} has the name of a part of fedfuse: give it another name"):
         catalogue.folders(own)
 
 
 def test_own_folder_must_exist(tmp_path):
-    with pytest.raises(
-        ConfigurationError, match=r"^The configuration directory '.*/nowhere' does not exist\.$"
-    ):
+    with pytest.raises(ConfigurationError, match=r"^The configuration directory '.*/nowhere' does not exist\.$"):
         catalogue.folders(tmp_path / "nowhere")
 
 
@@ -91,9 +87,7 @@ def test_docstring_of_the_target_describes_a_part_without_being_imported(own, mo
     assert catalogue.describe("objective", "mine", [own]) == "Look at version 1.5 of the loss."
 
 
-@pytest.mark.parametrize(
-    "target", ["no_such_package.Loss", "fedfuse.catalogue.absent", "nodots", "math.sqrt", ""]
-)
+@pytest.mark.parametrize("target", ["no_such_package.Loss", "fedfuse.catalogue.absent", "nodots", "math.sqrt", ""])
 def test_part_without_a_docstring_has_an_empty_description(own, target):
     (own / "objective" / "mine.yaml").write_text(f"_target_: {target!r}\n")
     assert catalogue.describe("objective", "mine", [own]) == ""

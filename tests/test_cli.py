@@ -200,8 +200,8 @@ def test_multirun_numbers_the_directories_and_passes_the_users_own_on(processes,
     (tmp_path / "own").mkdir()
     assert main(["run", "-m", "--config-dir", "own", "output=my run", "seed=0,1"]) == 0
     assert processes.started == [
-        ["--config-dir=own", "output=my run", "seed=0", "output='my run/0'"],
-        ["--config-dir=own", "output=my run", "seed=1", "output='my run/1'"],
+        ["--config-dir=own", "seed=0", "output='my run/0'"],
+        ["--config-dir=own", "seed=1", "output='my run/1'"],
     ]
 
 
@@ -210,9 +210,7 @@ def test_process_of_a_combination_finds_the_same_modules_and_returns_its_code(tm
     monkeypatch.syspath_prepend(Path(fedfuse.__file__).parent.parent)
     cli._search_working_directory_last()
     assert cli._run_process(["seed=abc"]) == 2
-    assert capfd.readouterr().err == (
-        "fedfuse: error: seed must be a whole number of at least 0, not 'abc'.\n"
-    )
+    assert capfd.readouterr().err == ("fedfuse: error: seed must be a whole number of at least 0, not 'abc'.\n")
 
 
 def test_process_that_was_killed_gives_the_code_of_a_shell(monkeypatch):
@@ -247,9 +245,7 @@ def test_list_shows_every_table(capsys):
 
 def test_list_of_one_table_shows_the_users_own_parts(capsys, tmp_path):
     (tmp_path / "own" / "partition").mkdir(parents=True)
-    (tmp_path / "own" / "partition" / "by_day.yaml").write_text(
-        "# Each client one day.\n_target_: own.by_day\n"
-    )
+    (tmp_path / "own" / "partition" / "by_day.yaml").write_text("# Each client one day.\n_target_: own.by_day\n")
     assert main(["list", "partitions", "--config-dir", "own"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "partitions (partition=NAME)"

@@ -48,9 +48,7 @@ def test_defaults():
     assert configuration.strategy.arguments == {"beta": 10.0, "divergence": "kl"}
     assert configuration.objective.name == "kd"
     assert configuration.predictor.share.name == "plain_head"
-    assert (
-        configuration.predictor.share == configuration.predictor.personal == configuration.predictor.general
-    )
+    assert configuration.predictor.share == configuration.predictor.personal == configuration.predictor.general
     assert configuration.privacy == ()
     assert configuration.learn == TrainingSettings(5, 16, optimizer)
     assert configuration.absorb == TrainingSettings(2, 32, optimizer)
@@ -97,10 +95,7 @@ def test_mapping_changes_only_the_keys_that_it_names():
 
 
 def test_value_may_refer_to_another_one():
-    assert (
-        compose(["absorb.optimizer.lr=${learn.optimizer.lr}", "learn.optimizer.lr=0.3"]).absorb.optimizer.lr
-        == 0.3
-    )
+    assert compose(["absorb.optimizer.lr=${learn.optimizer.lr}", "learn.optimizer.lr=0.3"]).absorb.optimizer.lr == 0.3
 
 
 @pytest.mark.parametrize("key", ["transfer/policy", "transfer.policy"])
@@ -154,8 +149,7 @@ def test_composing_again_starts_afresh():
 def test_own_directory_adds_parts_of_every_kind(own):
     own(
         "strategy/mine.yaml",
-        "defaults:\n  - override /objective@_global_.objective: cross_entropy\n"
-        "_target_: own.Mine\nstrength: 3\n",
+        "defaults:\n  - override /objective@_global_.objective: cross_entropy\n_target_: own.Mine\nstrength: 3\n",
     )
     own("model/tiny.yaml", "_target_: own.Tiny\nwidth: 2\n")
     own("privacy/mask.yaml", "_target_: own.Mask\n")

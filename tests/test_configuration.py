@@ -104,8 +104,7 @@ def test_plain_values_make_the_configuration():
         ({"model": ()}, "model must name at least one model, for example model=[mlp_small]."),
         (
             {"share_facts": ("num_examples", "test_metric")},
-            "share_facts[1] must be one of num_examples, test_metrics, not 'test_metric'. "
-            "Did you mean 'test_metrics'?",
+            "share_facts[1] must be one of num_examples, test_metrics, not 'test_metric'. Did you mean 'test_metrics'?",
         ),
         ({"local_baseline": "yes"}, "local_baseline must be true or false, not 'yes'."),
         ({"output": ""}, "output must be text, not ''."),

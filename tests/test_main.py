@@ -31,8 +31,6 @@ def test_mistakes_and_help_do_not_wait_for_torch():
         "except SystemExit as stopped: assert stopped.code == 0\n"
         "print(sorted(name for name in ('torch', 'flwr', 'sklearn') if name in sys.modules))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("\n[]\n")

@@ -296,9 +296,7 @@ def test_summary_of_a_client_uses_its_latest_known_evaluations(tmp_path):
 
 
 def test_spread_compares_the_clients_that_both_runs_evaluated(tmp_path):
-    results.append_round(
-        tmp_path / "local_only", record(1, [client(0, 0.25), client(1, 0.5), client(2, 1.0)])
-    )
+    results.append_round(tmp_path / "local_only", record(1, [client(0, 0.25), client(1, 0.5), client(2, 1.0)]))
     results.append_round(tmp_path, record(1, [client(0, 0.5, 0.25), client(1, 1.0, 0.75)]))
     spread = results.write_summary(tmp_path, {}, [])["spread"]
     assert spread["local_only"]["personal"] == {

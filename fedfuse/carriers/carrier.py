@@ -71,9 +71,7 @@ def stack(knowledge: Sequence[Knowledge], expected: Sequence[Expectation]) -> Kn
         if name in carriers:
             tensors[name] = stacked_carrier.stack([own.carriers[name] for own in knowledge], expected)
     cohorts = (
-        weights.stack_cohorts([own.carriers["weights"] for own in knowledge], expected)
-        if "weights" in carriers
-        else ()
+        weights.stack_cohorts([own.carriers["weights"] for own in knowledge], expected) if "weights" in carriers else ()
     )
     counts = [own.num_examples for own in knowledge]
     return KnowledgeBatch(
@@ -81,7 +79,5 @@ def stack(knowledge: Sequence[Knowledge], expected: Sequence[Expectation]) -> Kn
         round=knowledge[0].round,
         tensors=tensors,
         weights=cohorts,
-        num_examples=None
-        if any(count is None for count in counts)
-        else torch.tensor(counts, dtype=torch.float64),
+        num_examples=None if any(count is None for count in counts) else torch.tensor(counts, dtype=torch.float64),
     )

@@ -34,7 +34,7 @@ def express(
         [state.parameters for state in states],
         [own.inputs for own in samples],
     )
-    expressed = []
+    expressed: list[Tensors] = []
     for own, output in zip(samples, outputs, strict=True):
         features = output.features
         counts = torch.bincount(own.labels, minlength=settings.num_classes)

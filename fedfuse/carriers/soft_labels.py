@@ -69,9 +69,7 @@ def check(tensors: Tensors, expected: Expectation) -> None:
     soft_labels = tensors["soft_labels"]
     shape = (len(expected.rows), expected.num_classes)
     if soft_labels.shape != shape:
-        raise InvalidKnowledgeError(
-            f"soft labels have shape {list(soft_labels.shape)}, expected {list(shape)}"
-        )
+        raise InvalidKnowledgeError(f"soft labels have shape {list(soft_labels.shape)}, expected {list(shape)}")
     if soft_labels.dtype not in (torch.float32, torch.float64):
         raise InvalidKnowledgeError(f"soft labels have type {soft_labels.dtype}")
     if subset and not torch.equal(tensors["rows"].to(torch.int64), expected.rows):

@@ -38,10 +38,7 @@ def stack_cohorts(tensors: Sequence[Tensors], expected: Sequence[Expectation]) -
         WeightStack(
             architecture=architecture,
             positions=torch.tensor(members),
-            weights={
-                name: torch.stack([tensors[member][name] for member in members])
-                for name in tensors[members[0]]
-            },
+            weights={name: torch.stack([tensors[member][name] for member in members]) for name in tensors[members[0]]},
         )
         for architecture, members in positions.items()
     )

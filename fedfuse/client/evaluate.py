@@ -44,9 +44,7 @@ def evaluate(
             {
                 "personal_accuracy": accuracy(personal, test.labels),
                 "personal_loss": negative_log_likelihood(personal, test.labels),
-                "validation_accuracy": accuracy(
-                    settings.predictors.personal(on_validation), validation.labels
-                ),
+                "validation_accuracy": accuracy(settings.predictors.personal(on_validation), validation.labels),
             }
         )
     if settings.global_test is not None:

@@ -24,8 +24,6 @@ def express(
     """
     expressed: list[dict[str, Tensors]] = [{} for _ in clients]
     for carrier in requests[0].sends:
-        for own, tensors in zip(
-            expressed, CARRIERS[carrier].express(clients, states, requests, settings), strict=True
-        ):
+        for own, tensors in zip(expressed, CARRIERS[carrier].express(clients, states, requests, settings), strict=True):
             own[carrier] = tensors
     return expressed

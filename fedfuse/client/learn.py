@@ -59,9 +59,7 @@ def learn(
     return train_states("learn", states, jobs, fit)
 
 
-def train_states(
-    verb: str, states: Sequence[ClientState], jobs: Sequence[FitJob], fit: Fit
-) -> list[ClientState]:
+def train_states(verb: str, states: Sequence[ClientState], jobs: Sequence[FitJob], fit: Fit) -> list[ClientState]:
     """Run the jobs and put their results into the states.
 
     Raises

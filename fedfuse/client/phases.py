@@ -42,9 +42,7 @@ class MissingStateError(Exception):
     """A client was asked to absorb in a round in which it did not share, or its state is lost."""
 
 
-def start_state(
-    store: StateStore, client: Client, generation: Generation, settings: ClientSettings
-) -> ClientState:
+def start_state(store: StateStore, client: Client, generation: Generation, settings: ClientSettings) -> ClientState:
     """Find the state that a client starts a phase from.
 
     Parameters
@@ -118,9 +116,7 @@ def share(
             carriers=own,
             num_examples=len(client.data.train) if may_count else None,
         )
-        reply = Reply(
-            client.client_id, request.round, settings.transfer.digest, knowledge=knowledge, seconds=seconds
-        )
+        reply = Reply(client.client_id, request.round, settings.transfer.digest, knowledge=knowledge, seconds=seconds)
         answers.append(Answer(state, reply))
     return answers
 
@@ -142,9 +138,7 @@ def absorb_and_evaluate(
     return [
         Answer(
             state,
-            Reply(
-                client.client_id, request.round, settings.transfer.digest, metrics=own, seconds=seconds
-            ),
+            Reply(client.client_id, request.round, settings.transfer.digest, metrics=own, seconds=seconds),
         )
         for client, state, request, own in zip(clients, states, requests, metrics, strict=True)
     ]

@@ -13,9 +13,7 @@ from fedfuse.models.outputs import Outputs
 ROWS_AT_ONCE = 4096
 
 
-def predict(
-    architecture: Architecture, parameters: Sequence[Tensors], inputs: Sequence[Tensor]
-) -> list[Outputs]:
+def predict(architecture: Architecture, parameters: Sequence[Tensors], inputs: Sequence[Tensor]) -> list[Outputs]:
     """Run the models of one cohort, each on its own inputs.
 
     Every client is computed by itself, whatever the runner: a prediction is so quick that stacking gains little, and
@@ -38,7 +36,7 @@ def predict(
     module = architecture.module().eval()
     with torch.no_grad():
         return [
-            _concatenate([functional_call(module, dict(own), (part,)) for part in x.split(ROWS_AT_ONCE)])
+            _concatenate([functional_call(module, dict(own), (part,)) for part in torch.split(x, ROWS_AT_ONCE)])
             for own, x in zip(parameters, inputs, strict=True)
         ]
 

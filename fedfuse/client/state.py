@@ -112,9 +112,7 @@ class MemoryStore:
         """Read what `to_dict` gave."""
         store = MemoryStore()
         store._states = {
-            client_id: {
-                Generation(round, phase): ClientState.from_dict(state) for round, phase, state in generations
-            }
+            client_id: {Generation(round, phase): ClientState.from_dict(state) for round, phase, state in generations}
             for client_id, generations in plain.items()
         }
         return store
@@ -169,6 +167,4 @@ class DirectoryStore:
 
 def parameters_are_finite(parameters: Mapping[str, Tensor]) -> bool:
     """Tell whether no floating tensor holds a NaN or an infinity."""
-    return all(
-        bool(torch.isfinite(tensor).all()) for tensor in parameters.values() if tensor.is_floating_point()
-    )
+    return all(bool(torch.isfinite(tensor).all()) for tensor in parameters.values() if tensor.is_floating_point())

@@ -80,8 +80,7 @@ class Federation:
     def label_counts(self) -> NDArray[np.int64]:
         """Count each client's samples of each class, over its three sets: int64 ``[N, C]``."""
         labels = [
-            torch.cat([client.train.labels, client.validation.labels, client.test.labels])
-            for client in self.clients
+            torch.cat([client.train.labels, client.validation.labels, client.test.labels]) for client in self.clients
         ]
         counts: NDArray[np.int64] = torch.stack(
             [torch.bincount(one, minlength=self.num_classes) for one in labels]
@@ -120,9 +119,7 @@ def split_by_label(
     """
     shares = np.asarray(fractions, dtype=np.float64)
     if (shares < 0).any() or not np.isclose(shares.sum(), 1):
-        raise ConfigurationError(
-            f"The fractions {list(fractions)} of a split must be at least 0 and sum to 1."
-        )
+        raise ConfigurationError(f"The fractions {list(fractions)} of a split must be at least 0 and sum to 1.")
 
     classes, sizes = np.unique(labels, return_counts=True)
     # Small classes first, while no part lacks anything yet; equal ones in random order, to favour no label.
@@ -186,8 +183,7 @@ def federate(
     )
     if not len(global_test):
         raise ConfigurationError(
-            f"The global test set is empty: {len(labels)} samples are too few for "
-            f"global_test={fractions.global_test}."
+            f"The global test set is empty: {len(labels)} samples are too few for global_test={fractions.global_test}."
         )
 
     if not 1 <= transfer_size < len(remaining):

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 DIRICHLET_PARTITIONERS = 10
 
 
-def iid(
-    labels: NDArray[np.int64], num_clients: int, seed: int, min_samples: int = 1
-) -> list[NDArray[np.int64]]:
+def iid(labels: NDArray[np.int64], num_clients: int, seed: int, min_samples: int = 1) -> list[NDArray[np.int64]]:
     """Give every client the same number of samples (or one more), drawn at random.
 
     Parameters

@@ -16,8 +16,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedfuse.client import phases
 from fedfuse.client.client import Client, ClientSettings
-from fedfuse.client.fit import Fit
 from fedfuse.client.failure import failure_of
+from fedfuse.client.fit import Fit
 from fedfuse.client.state import ABSORBED, SHARED, ClientState, Generation, MemoryStore
 from fedfuse.engine.runner import choose_runner
 from fedfuse.messages import ABSORB, DESCRIBE, SHARE, Request
@@ -94,7 +94,7 @@ class LocalGrid(Grid):
         messages = list(messages)
         for number, message in enumerate(messages):
             message.metadata.__dict__["_message_id"] = f"local-{number}"
-        replies = []
+        replies: list[Message] = []
         asked: dict[str, list[_Asked]] = {SHARE: [], ABSORB: []}
         for message in messages:
             kind = message.metadata.message_type
@@ -115,7 +115,7 @@ class LocalGrid(Grid):
         cohorts: dict[str, list[_Asked]] = {}
         for one in sorted(asked, key=lambda one: one.client.client_id):
             cohorts.setdefault(one.client.architecture.signature, []).append(one)
-        replies = []
+        replies: list[Message] = []
         for cohort in cohorts.values():
             try:
                 records = self._run_cohort(phase, finished, cohort, len(replies), len(asked))
@@ -128,9 +128,7 @@ class LocalGrid(Grid):
                 replies.append(Message(record, reply_to=one.message))
         return replies
 
-    def _run_alone(
-        self, phase: Phase, finished: int, one: _Asked, done: int, total: int
-    ) -> list[RecordDict]:
+    def _run_alone(self, phase: Phase, finished: int, one: _Asked, done: int, total: int) -> list[RecordDict]:
         try:
             return self._run_cohort(phase, finished, [one], done, total)
         except Exception as error:

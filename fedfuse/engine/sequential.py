@@ -49,10 +49,12 @@ def _fit_one(module: nn.Module, job: FitJob) -> FitResult:
             batches[name], masks[name] = _batch(stream, step)
         optimizer.zero_grad(set_to_none=True)
         loss, state = loss_of_step(module, job.terms, batches, masks, state)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
-    parameters = {name: tensor.detach().clone(memory_format=torch.contiguous_format)
-                  for name, tensor in module.state_dict().items()}
+    parameters = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
     return FitResult(parameters, {name: tensor.detach() for name, tensor in state.items()})
 
 

@@ -75,7 +75,7 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
             batches[name], masks[name] = stream.batch(step)
         optimizer.zero_grad(set_to_none=True)
         losses, next_state = losses_of_clients(parameters, buffers, batches, masks, state)
-        losses.sum().backward()
+        torch.autograd.backward(losses.sum())
         optimizer.step()
         state = {name: tensor.detach() for name, tensor in next_state.items()}
     return [result for result in results if result is not None]
@@ -94,10 +94,7 @@ class _StackedStream:
     def __init__(self, streams: Sequence[Stream]) -> None:
         steps = max(len(stream.plan) for stream in streams)
         self._plan = torch.stack(
-            [
-                torch.nn.functional.pad(stream.plan, (0, 0, 0, steps - len(stream.plan)), value=-1)
-                for stream in streams
-            ]
+            [torch.nn.functional.pad(stream.plan, (0, 0, 0, steps - len(stream.plan)), value=-1) for stream in streams]
         )
         self._client = torch.arange(len(streams)).unsqueeze(1)
         self._shared: dict[str, Tensor] = {}

@@ -1,0 +1,1 @@
+"""The models that clients can have; each returns logits and features."""

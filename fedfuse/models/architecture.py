@@ -100,8 +100,7 @@ def describe(name: str, build_module: Callable[[], nn.Module], input_shape: Sequ
             outputs = module.eval()(torch.zeros(1, *input_shape))
         except RuntimeError as error:
             raise ConfigurationError(
-                f"Model {name!r} cannot take a sample of shape {list(input_shape)}: "
-                f"{str(error).splitlines()[0]}"
+                f"Model {name!r} cannot take a sample of shape {list(input_shape)}: {str(error).splitlines()[0]}"
             ) from error
     if not isinstance(outputs, Outputs):
         raise ConfigurationError(

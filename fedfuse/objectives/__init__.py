@@ -1,0 +1,1 @@
+"""The losses that clients learn with, one a file."""

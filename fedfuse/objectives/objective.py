@@ -1,7 +1,7 @@
 """What every loss looks like to the training loop."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class Objective(Protocol):
         with ``prototype_mask`` (bool ``[C]``).
     """
 
-    needs: frozenset[str]
+    needs: ClassVar[frozenset[str]]
 
     def initial_state(self) -> State:
         """Return what the loss remembers between steps and rounds (often nothing), as named tensors."""

@@ -1,0 +1,1 @@
+"""Steps that protect what is sent, and what each promises."""

@@ -1,0 +1,1 @@
+"""Which transfer samples carry knowledge in a round."""

@@ -24,9 +24,7 @@ def numbered_data(class_sizes):
     return LabelledData(Samples(inputs, labels), tuple("abcdefghij"[: len(class_sizes)]))
 
 
-def federation_of(
-    seed=0, partition=iid, num_clients=4, transfer_size=30, class_sizes=(100, 60, 40), **options
-):
+def federation_of(seed=0, partition=iid, num_clients=4, transfer_size=30, class_sizes=(100, 60, 40), **options):
     share_out = partial(partition, num_clients=num_clients, seed=seed, **options)
     return federate(numbered_data(class_sizes), share_out, transfer_size, SplitSettings(), seed)
 
@@ -156,9 +154,7 @@ def test_a_clients_three_sets_have_its_own_label_mix(seed):
     counts = federation.label_counts()
     assert (counts.max(axis=1) > 0.4 * counts.sum(axis=1)).any()
     for client, own in zip(federation.clients, counts, strict=True):
-        for samples, fraction in zip(
-            (client.train, client.validation, client.test), DEFAULT_PARTS, strict=True
-        ):
+        for samples, fraction in zip((client.train, client.validation, client.test), DEFAULT_PARTS, strict=True):
             assert (abs(torch.bincount(samples.labels, minlength=4).numpy() - fraction * own) < 1).all()
 
 
@@ -197,16 +193,12 @@ def test_label_counts_cover_a_clients_three_sets():
 
 @pytest.mark.parametrize("transfer_size", [0, 160])
 def test_a_transfer_set_that_cannot_be_is_refused(transfer_size):
-    with pytest.raises(
-        ConfigurationError, match=f"transfer_size={transfer_size} must be at least 1 and less than 160"
-    ):
+    with pytest.raises(ConfigurationError, match=f"transfer_size={transfer_size} must be at least 1 and less than 160"):
         federation_of(transfer_size=transfer_size)
 
 
 def test_a_client_with_an_empty_set_is_named():
-    with pytest.raises(
-        ConfigurationError, match="Client 0 has 3 samples, which leaves it no validation sample"
-    ):
+    with pytest.raises(ConfigurationError, match="Client 0 has 3 samples, which leaves it no validation sample"):
         federation_of(num_clients=50)
 
 

@@ -43,8 +43,7 @@ def test_iid_clients_have_all_classes_although_the_labels_are_sorted():
 
 def test_small_alpha_gives_few_classes_and_large_alpha_all_alike():
     biggest_class = {
-        alpha: label_mixes(dirichlet(LABELS, 5, seed=0, alpha=alpha)).max(axis=1).mean()
-        for alpha in (0.1, 1000.0)
+        alpha: label_mixes(dirichlet(LABELS, 5, seed=0, alpha=alpha)).max(axis=1).mean() for alpha in (0.1, 1000.0)
     }
     assert biggest_class[0.1] > 0.3
     assert biggest_class[1000.0] < 0.15
@@ -52,9 +51,7 @@ def test_small_alpha_gives_few_classes_and_large_alpha_all_alike():
 
 def test_self_balancing_keeps_clients_from_growing_far_beyond_the_average():
     largest = {
-        balanced: max(
-            len(share) for share in dirichlet(LABELS, 10, seed=0, alpha=0.3, self_balancing=balanced)
-        )
+        balanced: max(len(share) for share in dirichlet(LABELS, 10, seed=0, alpha=0.3, self_balancing=balanced))
         for balanced in (True, False)
     }
     assert largest[True] < 240 < largest[False]
@@ -94,9 +91,7 @@ def test_values_that_cannot_work_are_refused(partition):
         partition(LABELS, 0, seed=0)
     with pytest.raises(ConfigurationError, match="min_samples=0 must be at least 1"):
         partition(LABELS, 5, seed=0, min_samples=0)
-    with pytest.raises(
-        ConfigurationError, match=r"1201 clients .*min_samples=1 need 1201 samples and there are 1200"
-    ):
+    with pytest.raises(ConfigurationError, match=r"1201 clients .*min_samples=1 need 1201 samples and there are 1200"):
         partition(LABELS, 1201, seed=0, min_samples=1)
 
 

@@ -51,9 +51,7 @@ def test_samples_that_do_not_fit_are_refused(inputs, labels, message):
 @pytest.mark.parametrize("label", [-1, 4])
 def test_a_label_without_a_class_name_is_refused(label):
     samples = Samples(torch.zeros(2, 1), torch.tensor([0, label]))
-    with pytest.raises(
-        ConfigurationError, match=f"Label {label} has no class name; 4 class names allow 0 to 3"
-    ):
+    with pytest.raises(ConfigurationError, match=f"Label {label} has no class name; 4 class names allow 0 to 3"):
         LabelledData(samples, ("a", "b", "c", "d"))
 
 

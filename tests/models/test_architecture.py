@@ -157,7 +157,5 @@ def test_features_that_are_no_vectors_are_refused():
 
 
 def test_a_model_for_other_inputs_is_refused():
-    with pytest.raises(
-        ConfigurationError, match=r"Model 'mlp' cannot take a sample of shape \[1, 28, 28\]: mat1"
-    ):
+    with pytest.raises(ConfigurationError, match=r"Model 'mlp' cannot take a sample of shape \[1, 28, 28\]: mat1"):
         describe("mlp", partial(MLP, IMAGE, 10), (1, 28, 28))

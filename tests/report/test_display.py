@@ -28,9 +28,7 @@ def plain_console():
 
 def terminal(width=120):
     environment = {"TERM": "xterm", "COLUMNS": str(width)}
-    return Console(
-        file=io.StringIO(), force_terminal=True, color_system=None, width=width, _environ=environment
-    )
+    return Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width, _environ=environment)
 
 
 class Clock:
@@ -59,10 +57,7 @@ class LineReader:
 
 
 def test_round_line():
-    assert (
-        round_line(metrics(3), 20)
-        == "round  3/20  personal 91.2 % (worst 84.0)  general 85.1 %  12.3 kB up  0.21 s"
-    )
+    assert round_line(metrics(3), 20) == "round  3/20  personal 91.2 % (worst 84.0)  general 85.1 %  12.3 kB up  0.21 s"
 
 
 def test_round_line_leaves_out_what_is_unknown():
