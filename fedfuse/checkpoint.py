@@ -56,4 +56,4 @@ def _replace(path: Path, contents: Mapping[str, Any]) -> None:
         torch.save(dict(contents), file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial.replace(path)

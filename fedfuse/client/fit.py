@@ -103,7 +103,7 @@ def batch_plan(order: Tensor, batch_size: int) -> Tensor:
     Tensor
         int64 ``[epochs * ceil(n / batch_size), batch_size]``; the last batch of an epoch is padded with -1.
     """
-    epochs, number = order.shape
+    number = order.shape[1]
     padding = -number % batch_size
     padded = torch.nn.functional.pad(order, (0, padding), value=-1)
     return padded.reshape(-1, batch_size) if number else order.new_empty(0, batch_size)

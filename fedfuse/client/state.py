@@ -4,7 +4,6 @@ Share r starts from the newest generation before it and writes ``(r, SHARED)``; 
 and writes ``(r, ABSORBED)``. The last two are kept, so repeating a message repeats its reply.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +145,7 @@ class DirectoryStore:
         path = self._path(client_id, generation)
         partial = path.with_suffix(".partial")
         torch.save(state.to_dict(), partial)
-        os.replace(partial, path)
+        partial.replace(path)
         generations = self._generations(client_id)
         kept = [other for other in generations if other <= generation][-KEPT_GENERATIONS:]
         for other in generations:
