@@ -218,14 +218,15 @@ def _names(configuration: Configuration) -> dict[str, object]:
 
 def _facts(simulation: Simulation) -> list[results.ClientFacts]:
     # The simulator holds all data itself: these counts did not travel.
+    num_classes = simulation.federation.num_classes
     return [
         results.ClientFacts(
             client_id=client.client_id,
             model=client.architecture.name,
             num_examples=len(client.data.train),
-            label_counts=tuple(counts.tolist()),
+            label_counts=tuple(torch.bincount(client.data.train.labels, minlength=num_classes).tolist()),
         )
-        for client, counts in zip(simulation.clients, simulation.federation.label_counts(), strict=True)
+        for client in simulation.clients
     ]
 
 
