@@ -53,6 +53,8 @@ def mix(
         If the space is unknown, a shape does not fit, or a weight is negative or not finite.
     """
     num_clients, num_samples, num_classes = soft_labels.shape
+    if mask.shape != (num_clients, num_samples):
+        raise ValueError(f"mask must have shape {[num_clients, num_samples]}, not {list(mask.shape)}")
     _check("relevance", relevance, (relevance.shape[0], num_clients))
     if sample_weights is not None:
         _check("sample weights", sample_weights, (num_clients, num_samples))
@@ -75,13 +77,15 @@ def mix(
 
     mixed = soft_labels.new_empty(relevance.shape[0], num_samples, num_classes)
     answered = torch.empty(relevance.shape[0], num_samples, dtype=torch.bool)
+    # A smaller sum counts as nothing: divided by it, rows would no longer sum to one.
+    smallest_total = torch.finfo(mixed.dtype).tiny
     for start in range(0, relevance.shape[0], BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
         block = mixed[rows]
         torch.mm(relevance[rows], values, out=block.view(len(block), -1))
         total = relevance[rows].sum(1, keepdim=True) if complete else relevance[rows] @ weights
-        answered[rows] = total > 0
-        block /= total.clamp_min(torch.finfo(total.dtype).tiny).unsqueeze(2)
+        answered[rows] = total >= smallest_total
+        block /= total.clamp_min(smallest_total).unsqueeze(2)
         if space != "probability":
             torch.softmax(block, dim=2, out=block)
         block[~answered[rows]] = 1 / num_classes

@@ -26,7 +26,7 @@ def participants(client_ids: Sequence[int], fraction: float, minimum: int, seed:
         Ascending client ids.
     """
     everybody = sorted(client_ids)
-    # The tiny subtraction keeps 0.1 * 30 = 3.0000000000000004 from becoming four clients.
+    # The tiny subtraction keeps 0.07 * 100 = 7.000000000000001 from becoming eight clients.
     wanted = math.ceil(fraction * len(everybody) - 1e-9)
     number = min(max(wanted, minimum, 1), len(everybody))
     if number == len(everybody):

@@ -30,7 +30,8 @@ class FedAvg(FusionStrategy):
 
         def average(stacked: Tensor) -> Tensor:
             mean: Tensor = torch.tensordot(shares, stacked.to(shares.dtype), dims=1)
-            return mean.to(stacked.dtype)
+            # Integer buffers are rounded: a count that is 7 everywhere must not become 6.999... and then 6.
+            return (mean if stacked.is_floating_point() else mean.round()).to(stacked.dtype)
 
         weights = {name: average(stacked) for name, stacked in cohort.weights.items()}
         return Fused.for_all(relevance=shares.expand(len(shares), -1), weights=weights)

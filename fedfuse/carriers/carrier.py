@@ -64,15 +64,13 @@ def stack(knowledge: Sequence[Knowledge], expected: Sequence[Expectation]) -> Kn
     KnowledgeBatch
         What the strategy sees.
     """
-    carriers = set(knowledge[0].carriers)
-    tensors = {}
-    for stacked_carrier in (soft_labels, prototypes):
-        name = stacked_carrier.__name__.rpartition(".")[2]
-        if name in carriers:
-            tensors[name] = stacked_carrier.stack([own.carriers[name] for own in knowledge], expected)
-    cohorts = (
-        weights.stack_cohorts([own.carriers["weights"] for own in knowledge], expected) if "weights" in carriers else ()
-    )
+    sent = knowledge[0].carriers
+    tensors = {
+        name: carrier.stack([own.carriers[name] for own in knowledge], expected)
+        for name, carrier in {"soft_labels": soft_labels, "prototypes": prototypes}.items()
+        if name in sent
+    }
+    cohorts = weights.stack([own.carriers["weights"] for own in knowledge], expected) if "weights" in sent else ()
     counts = [own.num_examples for own in knowledge]
     return KnowledgeBatch(
         client_ids=tuple(own.client_id for own in knowledge),

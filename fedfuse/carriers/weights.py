@@ -29,7 +29,7 @@ def check(tensors: Tensors, expected: Expectation) -> None:
         raise InvalidKnowledgeError("weights do not have the names and shapes of the client's architecture")
 
 
-def stack_cohorts(tensors: Sequence[Tensors], expected: Sequence[Expectation]) -> tuple[WeightStack, ...]:
+def stack(tensors: Sequence[Tensors], expected: Sequence[Expectation]) -> tuple[WeightStack, ...]:
     """Stack checked weights, one stack for each architecture, in the order of their first client."""
     positions: dict[str, list[int]] = {}
     for position, known in enumerate(expected):

@@ -20,6 +20,8 @@ def project_to_simplex(rows: Tensor) -> Tensor:
         ``[R, C]``, not negative, rows sum to one. A row that is on the simplex already comes back unchanged, up to
         rounding.
     """
+    # A constant does not change the projection, and without it large rows do not lose the one to rounding.
+    rows = rows - rows.amax(1, keepdim=True)
     descending = rows.sort(dim=1, descending=True).values
     excess = descending.cumsum(1) - 1
     rank = torch.arange(1, rows.shape[1] + 1, dtype=rows.dtype, device=rows.device)

@@ -31,5 +31,6 @@ class RandomSubset:
 
     def __call__(self, num_samples: int, generator: np.random.Generator) -> Tensor:
         """Return the drawn row numbers, ascending."""
-        number = math.ceil(self.fraction * num_samples)
+        # The tiny subtraction keeps 0.07 * 100 = 7.000000000000001 from becoming eight rows.
+        number = max(1, math.ceil(self.fraction * num_samples - 1e-9))
         return torch.from_numpy(np.sort(generator.choice(num_samples, size=number, replace=False)))
