@@ -1,6 +1,7 @@
 """From a configuration to the objects of a run; server and clients assemble alike, from the same configuration."""
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from fedfuse.client.client import Client, ClientSettings, Predictors
 from fedfuse.components import build
+from fedfuse.composition import compose
 from fedfuse.configuration import Component, Configuration
 from fedfuse.data.federation import ClientData, Federation, TransferSet, federate
 from fedfuse.errors import ConfigurationError
@@ -19,6 +21,11 @@ from fedfuse.server import Server
 from fedfuse.strategy import FusionStrategy
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def configuration_of(run_config: Mapping[str, object]) -> Configuration:
+    """Compose the configuration of a Flower run from its one key ``overrides``, written as in a shell."""
+    return compose(shlex.split(str(run_config.get("overrides", ""))))
 
 
 def load_federation(configuration: Configuration) -> Federation:

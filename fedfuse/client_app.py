@@ -9,13 +9,11 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedfuse.assembly import load_federation, make_architectures, make_client_settings, make_clients
+from fedfuse.assembly import configuration_of, load_federation, make_architectures, make_client_settings, make_clients
 from fedfuse.client import phases
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client.failure import failure_of
 from fedfuse.client.state import ABSORBED, SHARED, DirectoryStore, Generation
-from fedfuse.composition import compose
-from fedfuse.engine.local_grid import Phase
 from fedfuse.engine.runner import choose_runner
 from fedfuse.messages import Request
 from fedfuse.stopwatch import Stopwatch
@@ -37,7 +35,7 @@ class Assembled:
 @functools.lru_cache(maxsize=2)
 def assemble(overrides: str) -> Assembled:
     """Compose the configuration and load the data, once a process."""
-    configuration = compose(overrides.split())
+    configuration = configuration_of({"overrides": overrides})
     federation = load_federation(configuration)
     architectures = make_architectures(configuration, federation)
     # With one client a cohort, stacking has nothing to gain.
@@ -72,7 +70,7 @@ def absorb(message: Message, context: Context) -> Message:
     return _answer(phases.absorb_and_evaluate, ABSORBED, message, context)
 
 
-def _answer(phase: Phase, finished: int, message: Message, context: Context) -> Message:
+def _answer(phase: phases.Phase, finished: int, message: Message, context: Context) -> Message:
     try:
         assembled, client = _client_of(context)
         torch.set_num_threads(assembled.threads)
@@ -95,7 +93,8 @@ def _failed(message: Message, error: Exception) -> Message:
 
 def _client_of(context: Context) -> tuple[Assembled, Client]:
     assembled = assemble(str(context.run_config.get("overrides", "")))
-    return assembled, assembled.clients[int(context.node_config["partition-id"])]
+    clients = {client.client_id: client for client in assembled.clients}
+    return assembled, clients[int(context.node_config["partition-id"])]
 
 
 def _state_directory(context: Context) -> Path:

@@ -38,7 +38,6 @@ class Roster:
     server: Server
     descriptions: dict[int, Description] = field(default_factory=dict)
     nodes: dict[int, int] = field(default_factory=dict)
-    _refused: set[int] = field(default_factory=set)
 
     def wait_for(self, grid: Grid, number: int, timeout: float) -> None:
         """Wait until so many nodes are connected.
@@ -57,29 +56,35 @@ class Roster:
     def describe_new_nodes(self, grid: Grid, timeout: float) -> list[LeftOut]:
         """Ask nodes that are new to describe themselves, and forget those that are gone.
 
+        A node that is left out stays new: its fault may pass, and until then every round names it.
+
         Returns
         -------
         list[LeftOut]
-            Nodes that do not fit this run, with the reason.
+            Nodes that gave no answer or do not fit this run, with the reason.
         """
         connected = set(grid.get_node_ids())
         self.nodes = {client: node for client, node in self.nodes.items() if node in connected}
-        new = sorted(connected - set(self.nodes.values()) - self._refused)
+        new = sorted(connected - set(self.nodes.values()))
         if not new:
             return []
         messages = [Message(RecordDict(), dst_node_id=node, message_type=DESCRIBE) for node in new]
-        left_out = []
+        reasons = dict.fromkeys(new, "gave no reply in time")
+        unheard = set(new)
         for reply in grid.send_and_receive(messages, timeout=timeout):
             node = reply.metadata.src_node_id
+            if node not in unheard:
+                continue
+            unheard.remove(node)
             try:
                 description = self._accept(reply)
             except InvalidKnowledgeError as error:
-                self._refused.add(node)
-                left_out.append(LeftOut(UNKNOWN_CLIENT, "describe", f"node {node}: {error}"))
+                reasons[node] = str(error)
                 continue
+            del reasons[node]
             self.descriptions[description.client_id] = description
             self.nodes[description.client_id] = node
-        return left_out
+        return [LeftOut(UNKNOWN_CLIENT, "describe", f"node {node}: {reason}") for node, reason in reasons.items()]
 
     def _accept(self, reply: Message) -> Description:
         if reply.has_error():

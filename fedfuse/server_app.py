@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedfuse import results
 from fedfuse.assembly import (
     check_compatible,
+    configuration_of,
     load_federation,
     make_architectures,
     make_client_settings,
@@ -19,9 +20,8 @@ from fedfuse.assembly import (
     make_server,
     make_strategy,
 )
-from fedfuse.checkpoint import FOLDER, load_checkpoint, save_checkpoint
+from fedfuse.checkpoint import FOLDER, SERVER, load_checkpoint, save_checkpoint
 from fedfuse.client.client import ClientSettings
-from fedfuse.composition import compose
 from fedfuse.configuration import Configuration, to_yaml
 from fedfuse.knowledge import Fused
 from fedfuse.privacy.protector import Protector
@@ -36,7 +36,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation that is configured by the one key ``overrides`` of the Flower run."""
-    configuration = compose(str(context.run_config.get("overrides", "")).split())
+    configuration = configuration_of(context.run_config)
     federation = load_federation(configuration)
     architectures = make_architectures(configuration, federation)
     settings = make_client_settings(configuration, federation)
@@ -113,17 +113,18 @@ def serve(service: Service) -> None:
         Observers(round_finished, checkpoint, service.verb),
     )
     strategy.rounds = rounds
-    first_round = 1
-    if (directory / FOLDER).is_dir():
+    initial, first_round = service.initial, 1
+    # Without the server's file, which is written last, the run was stopped before it began.
+    if (directory / FOLDER / SERVER).is_file():
         state, client_states = load_checkpoint(directory)
         rounds.load_state_dict(state["rounds"])
         strategy.load_state_dict(state["strategy"])
         if client_states is not None and service.load_client_states is not None:
             service.load_client_states(client_states)
-        first_round = rounds.under_way.round
+        initial, first_round = None, rounds.under_way.round
         results.truncate(directory, first_round - 1)
     timeout = service.configuration.engine.timeout
-    rounds.prepare(service.grid, timeout, service.initial)
+    rounds.prepare(service.grid, timeout, initial)
     checkpoint()
     strategy.start(
         service.grid,

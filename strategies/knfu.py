@@ -27,12 +27,13 @@ class KnFu(FusionStrategy):
     beta : float
         How strictly neighbours are chosen, not negative: 0 is the plain mean, infinity is the client alone.
     divergence : str
-        D: ``"kl"`` (almost local-only under strong label skew), ``"js"`` or ``"l2"`` (graded).
+        D: ``"js"`` (the default, the best of the three on validation data of the digits at alpha 0.5), ``"l2"``, or
+        ``"kl"``, which is almost local-only under strong label skew.
     """
 
     sends = returns = frozenset({"soft_labels"})
 
-    def __init__(self, beta: float = 10.0, divergence: str = "kl") -> None:
+    def __init__(self, beta: float = 10.0, divergence: str = "js") -> None:
         if not (math.isfinite(beta) and beta >= 0):
             raise ValueError(f"beta={beta} must not be negative")
         if divergence not in DIVERGENCES:

@@ -113,13 +113,13 @@ def test_one_model_can_be_written_in_several_ways(override):
     (model,) = compose([override]).model
     assert model.name == "cnn_small"
     assert model.target == "fedfuse.models.cnn.CNN"
-    assert model.arguments == {"channels": [8, 16], "embedding_size": 32}
+    assert model.arguments == {"channels": [16, 32], "embedding_size": 64}
 
 
 def test_keys_of_a_model_in_a_list_can_be_changed():
     first, second = compose(["model=[mlp_small,{name: cnn_small, channels: [4,8]}]"]).model
     assert first.name == "mlp_small"
-    assert second.arguments == {"channels": [4, 8], "embedding_size": 32}
+    assert second.arguments == {"channels": [4, 8], "embedding_size": 64}
 
 
 def test_privacy_keeps_its_order_and_can_be_changed():

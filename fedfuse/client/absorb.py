@@ -32,7 +32,11 @@ def absorb(
         for row, (state, request) in enumerate(zip(states, requests, strict=True))
         if request.fused is not None and request.fused_round > state.absorbed_round
     ]
-    carriers = sorted({carrier for row in waiting for carrier in (requests[row].fused or {})})
+    # Weights first: loading them would undo what the other carriers teach.
+    carriers = sorted(
+        {carrier for row in waiting for carrier in (requests[row].fused or {})},
+        key=lambda carrier: (carrier != "weights", carrier),
+    )
     for carrier in carriers:
         rows = [row for row in waiting if carrier in (requests[row].fused or {})]
         taught = CARRIERS[carrier].absorb(

@@ -125,7 +125,8 @@ def loss_of_step(
     terms : Sequence[Term]
         The loss is the weighted sum of these; each is the mean over the samples that are no padding.
     batches, masks : Mapping
-        By stream: the tensors of the batch, and bool ``[B]``, false in padding rows.
+        By stream: the tensors of the batch, and bool ``[B]``, false in padding rows. These repeat a sample of the batch:
+        foreign ones could hold a NaN, which no mask keeps out of the gradient.
     state : State
         What the objectives remember.
 
@@ -134,7 +135,7 @@ def loss_of_step(
     loss : Tensor
         A scalar.
     state : dict[str, Tensor]
-        The next state.
+        The next state, without gradients: a step never reaches back into the step before.
     """
     outputs = {name: forward(batch["inputs"]) for name, batch in batches.items()}
     total: Tensor | None = None
@@ -143,7 +144,7 @@ def loss_of_step(
         own_state = {key.split(".", 1)[1]: value for key, value in state.items() if key.startswith(f"{number}.")}
         mask = masks[term.stream]
         loss, own_state = term.objective(outputs[term.stream], batches[term.stream], mask, own_state)  # type: ignore[assignment]
-        next_state |= {f"{number}.{key}": value for key, value in own_state.items()}
+        next_state |= {f"{number}.{key}": value.detach() for key, value in own_state.items()}
         if loss.ndim == 1:
             # Padding is replaced, not multiplied: 0 * inf would be NaN.
             loss = torch.where(mask, loss, 0).sum() / mask.sum().clamp_min(1)

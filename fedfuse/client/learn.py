@@ -30,33 +30,39 @@ def learn(
     DivergedError
         If a client's weights are no longer finite.
     """
-    jobs = []
-    for client, state in zip(clients, states, strict=True):
-        train = client.data.train
-        generator = numpy_generator(settings.seed, "learn", round, client.client_id)
-        order = epoch_order(generator, len(train), settings.learn.epochs)
-        prototypes = state.received.get("prototypes")
-        stream = Stream(
-            tensors={"inputs": train.inputs, "labels": train.labels},
-            plan=batch_plan(order, settings.learn.batch_size),
-            constants={}
-            if prototypes is None
-            else {"prototypes": prototypes["prototypes"], "prototype_mask": prototypes["mask"]},
-        )
-        terms: tuple[Term, ...] = (Term("private", CrossEntropy()),)
-        if prototypes is not None:
-            terms += (Term("private", settings.objective),)
-        jobs.append(
-            FitJob(
-                architecture=client.architecture,
-                parameters=state.parameters,
-                streams={"private": stream},
-                terms=terms,
-                optimizer=settings.learn.optimizer,
-                objective_state=state.objective_state.get("learn", {}),
-            )
-        )
-    return train_states("learn", states, jobs, fit)
+    learnt = list(states)
+    # Jobs that run together have the same terms, so clients with and without prototypes run apart.
+    for received in (False, True):
+        rows = [row for row, state in enumerate(states) if ("prototypes" in state.received) == received]
+        jobs = [_job(clients[row], states[row], round, settings) for row in rows]
+        for row, state in zip(rows, train_states("learn", [states[row] for row in rows], jobs, fit), strict=True):
+            learnt[row] = state
+    return learnt
+
+
+def _job(client: Client, state: ClientState, round: int, settings: ClientSettings) -> FitJob:
+    train = client.data.train
+    generator = numpy_generator(settings.seed, "learn", round, client.client_id)
+    order = epoch_order(generator, len(train), settings.learn.epochs)
+    prototypes = state.received.get("prototypes")
+    stream = Stream(
+        tensors={"inputs": train.inputs, "labels": train.labels},
+        plan=batch_plan(order, settings.learn.batch_size),
+        constants={}
+        if prototypes is None
+        else {"prototypes": prototypes["prototypes"], "prototype_mask": prototypes["mask"]},
+    )
+    terms: tuple[Term, ...] = (Term("private", CrossEntropy()),)
+    if prototypes is not None:
+        terms += (Term("private", settings.objective),)
+    return FitJob(
+        architecture=client.architecture,
+        parameters=state.parameters,
+        streams={"private": stream},
+        terms=terms,
+        optimizer=settings.learn.optimizer,
+        objective_state=state.objective_state.get("learn", {}),
+    )
 
 
 def train_states(verb: str, states: Sequence[ClientState], jobs: Sequence[FitJob], fit: Fit) -> list[ClientState]:

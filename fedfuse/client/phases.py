@@ -5,6 +5,7 @@ A Flower ClientApp calls these with one client; the local grid calls them with a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from fedfuse.client.absorb import absorb
 from fedfuse.client.client import Client, ClientSettings, first_state
@@ -36,6 +37,22 @@ def describe(client: Client, settings: ClientSettings) -> Description:
         transfer_digest=settings.transfer.digest,
         class_names=settings.class_names,
     )
+
+
+class Phase(Protocol):
+    """What `share` and `absorb_and_evaluate` have in common."""
+
+    def __call__(
+        self,
+        clients: Sequence[Client],
+        states: Sequence[ClientState],
+        requests: Sequence[Request],
+        settings: ClientSettings,
+        fit: Fit,
+        stopwatch: Stopwatch,
+    ) -> list[Answer]:
+        """Work for a cohort."""
+        ...
 
 
 class MissingStateError(Exception):

@@ -1,7 +1,7 @@
 """Everything of a client that must survive between messages, and where it is kept, in generations.
 
 Share r starts from the newest generation before it and writes ``(r, SHARED)``; absorb r starts from ``(r, SHARED)``
-and writes ``(r, ABSORBED)``. The last two are kept, so repeating a message repeats its reply.
+and writes ``(r, ABSORBED)``. The last two are kept, so repeating the last message repeats its reply.
 """
 
 from collections.abc import Mapping
@@ -128,6 +128,8 @@ class DirectoryStore:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A directory that was there already may be open to others.
+        directory.chmod(0o700)
         self._directory = directory
 
     def load(self, client_id: int, generation: Generation) -> ClientState | None:

@@ -4,10 +4,11 @@ The only file that touches Flower's private names (task identity and run), which
 in a process.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,8 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedfuse.client import phases
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client.failure import failure_of
-from fedfuse.client.fit import Fit
-from fedfuse.client.state import ABSORBED, SHARED, ClientState, Generation, MemoryStore
+from fedfuse.client.state import ABSORBED, SHARED, Generation, MemoryStore
 from fedfuse.engine.runner import choose_runner
 from fedfuse.messages import ABSORB, DESCRIBE, SHARE, Request
 from fedfuse.stopwatch import Stopwatch
@@ -27,22 +27,6 @@ logger = logging.getLogger(__name__)
 
 RUN_ID = 1
 UNKNOWN_MESSAGE = 2
-
-
-class Phase(Protocol):
-    """`phases.share` or `phases.absorb_and_evaluate`."""
-
-    def __call__(
-        self,
-        clients: Sequence[Client],
-        states: Sequence[ClientState],
-        requests: Sequence[Request],
-        settings: ClientSettings,
-        fit: Fit,
-        stopwatch: Stopwatch,
-    ) -> list[phases.Answer]:
-        """Work for a cohort."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -81,6 +65,7 @@ class LocalGrid(Grid):
         self._runner = runner
         self._verb = verb
         self._store = MemoryStore()
+        self._message_numbers = itertools.count()
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(RUN_ID)
         TaskIdentity.run_id = RUN_ID
@@ -92,8 +77,8 @@ class LocalGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Run all clients that are written to, and return their replies sorted by node id."""
         messages = list(messages)
-        for number, message in enumerate(messages):
-            message.metadata.__dict__["_message_id"] = f"local-{number}"
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"local-{next(self._message_numbers)}"
         replies: list[Message] = []
         asked: dict[str, list[_Asked]] = {SHARE: [], ABSORB: []}
         for message in messages:
@@ -111,7 +96,7 @@ class LocalGrid(Grid):
         replies += self._run_phase(phases.absorb_and_evaluate, ABSORBED, asked[ABSORB])
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
-    def _run_phase(self, phase: Phase, finished: int, asked: Sequence[_Asked]) -> list[Message]:
+    def _run_phase(self, phase: phases.Phase, finished: int, asked: Sequence[_Asked]) -> list[Message]:
         cohorts: dict[str, list[_Asked]] = {}
         for one in sorted(asked, key=lambda one: one.client.client_id):
             cohorts.setdefault(one.client.architecture.signature, []).append(one)
@@ -128,7 +113,7 @@ class LocalGrid(Grid):
                 replies.append(Message(record, reply_to=one.message))
         return replies
 
-    def _run_alone(self, phase: Phase, finished: int, one: _Asked, done: int, total: int) -> list[RecordDict]:
+    def _run_alone(self, phase: phases.Phase, finished: int, one: _Asked, done: int, total: int) -> list[RecordDict]:
         try:
             return self._run_cohort(phase, finished, [one], done, total)
         except Exception as error:
@@ -136,7 +121,7 @@ class LocalGrid(Grid):
             return [failure_of(error).to_record()]
 
     def _run_cohort(
-        self, phase: Phase, finished: int, cohort: Sequence[_Asked], done: int, total: int
+        self, phase: phases.Phase, finished: int, cohort: Sequence[_Asked], done: int, total: int
     ) -> list[RecordDict]:
         verb = self._verb
         announce = None if verb is None else lambda name: verb(name, done, total)
@@ -193,10 +178,9 @@ class LocalGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Run all clients that are written to; `pull_messages` has their replies."""
-        replies = self.send_and_receive(messages)
-        pushed = {f"{len(self._replies)}-{number}": reply for number, reply in enumerate(replies)}
-        self._replies |= pushed
-        return list(pushed)
+        messages = list(messages)
+        self._replies |= {reply.metadata.reply_to_message_id: reply for reply in self.send_and_receive(messages)}
+        return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies to messages that were pushed, once."""

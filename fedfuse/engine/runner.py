@@ -10,7 +10,7 @@ RUNNERS = ("auto", "sequential", "stacked")
 STACKABLE_LAYERS = frozenset({"Flatten", "GELU", "Identity", "LayerNorm", "Linear", "ReLU", "Sigmoid", "Tanh"})
 # Above this size a model's step is bound by arithmetic, not by dispatch, and stacking stops paying (measured).
 LARGEST_STACKED = 160_000
-# Their state or their draws differ between one client and many.
+# Their state or their draws differ between one client and many; also in names such as AlphaDropout or SyncBatchNorm.
 UNSTACKABLE_LAYERS = ("Dropout", "BatchNorm")
 
 
@@ -39,7 +39,7 @@ def choose_runner(name: str, architecture: Architecture) -> Fit:
     if name not in RUNNERS:
         raise unknown_name("engine.runner", name, RUNNERS)
     layers = architecture.layer_types
-    if any(layer.startswith(UNSTACKABLE_LAYERS) for layer in layers):
+    if any(unstackable in layer for layer in layers for unstackable in UNSTACKABLE_LAYERS):
         return sequential.fit
     if name == "auto":
         small = architecture.num_parameters <= LARGEST_STACKED

@@ -55,7 +55,7 @@ def _fit_one(module: nn.Module, job: FitJob) -> FitResult:
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
-    return FitResult(parameters, {name: tensor.detach() for name, tensor in state.items()})
+    return FitResult(parameters, state)
 
 
 def _batch(stream: Stream, step: int) -> tuple[dict[str, Tensor], Tensor]:

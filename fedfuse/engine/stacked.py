@@ -40,10 +40,10 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
         return []
     module = jobs[0].architecture.module()
     terms = jobs[0].terms
-    trained = {name for name, _ in module.named_parameters()}
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     stacked = {name: torch.stack([job.parameters[name] for job in jobs]) for name in jobs[0].parameters}
     parameters = {name: tensor.requires_grad_() for name, tensor in stacked.items() if name in trained}
-    buffers = {name: tensor for name, tensor in stacked.items() if name not in trained}
+    fixed = {name: tensor for name, tensor in stacked.items() if name not in trained}
     optimizer = make_optimizer(jobs[0].optimizer, parameters.values())
     streams = {name: _StackedStream([job.streams[name] for job in jobs]) for name in jobs[0].streams}
     states = [dict(job.objective_state) or initial_objective_state(terms) for job in jobs]
@@ -51,13 +51,13 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
 
     def loss_of_client(
         own_parameters: dict[str, Tensor],
-        own_buffers: dict[str, Tensor],
+        own_fixed: dict[str, Tensor],
         batches: dict[str, dict[str, Tensor]],
         masks: dict[str, Tensor],
         own_state: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         def forward(inputs: Tensor) -> Outputs:
-            outputs: Outputs = functional_call(module, own_parameters | own_buffers, (inputs,))
+            outputs: Outputs = functional_call(module, own_parameters | own_fixed, (inputs,))
             return outputs
 
         return loss_of_step(forward, terms, batches, masks, own_state)
@@ -67,17 +67,16 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
     for step in range(max(job.num_steps for job in jobs) + 1):
         for row, job in enumerate(jobs):
             if job.num_steps == step:
-                results[row] = _read_row(parameters | buffers, state, row)
+                results[row] = _read_row(parameters | fixed, state, row)
         if all(result is not None for result in results):
             break
         batches, masks = {}, {}
         for name, stream in streams.items():
             batches[name], masks[name] = stream.batch(step)
         optimizer.zero_grad(set_to_none=True)
-        losses, next_state = losses_of_clients(parameters, buffers, batches, masks, state)
+        losses, state = losses_of_clients(parameters, fixed, batches, masks, state)
         torch.autograd.backward(losses.sum())
         optimizer.step()
-        state = {name: tensor.detach() for name, tensor in next_state.items()}
     return [result for result in results if result is not None]
 
 
@@ -113,7 +112,8 @@ class _StackedStream:
         """Return the tensors ``[K, B, ...]`` and the mask ``[K, B]`` of one step."""
         rows = self._plan[:, step]
         mask = rows >= 0
-        rows = rows.clamp_min(0)
+        # Padding repeats the first sample of its batch: nothing enters that would not enter anyway.
+        rows = torch.where(mask, rows, rows[:, :1].clamp_min(0))
         batch = {name: tensor[rows] for name, tensor in self._shared.items()}
         batch |= {name: tensor[self._client, rows] for name, tensor in self._own.items()}
         return batch | self._constants, mask

@@ -91,7 +91,7 @@ def measure_fusion(num_clients: int, num_samples: int, num_classes: int, repeats
 
 
 def measure_messages(repeats: int) -> None:
-    """What a message costs on the local grid beside the verbs: 1,000 x 10 soft labels each way."""
+    """Time a message on the local grid beside the verbs: 1,000 x 10 soft labels each way."""
     overrides = ["num_clients=50", "partition=iid", "transfer.size=1000", "partition.min_samples=1"]
     overrides += ["model=mlp_small", "learn.epochs=1", "absorb.epochs=1", "split.global_test=0.1"]
     configuration = compose(overrides)
@@ -119,9 +119,9 @@ def measure_first_round(repeats: int) -> None:
         command = [sys.executable, "-m", "fedfuse", "run", "num_rounds=2", "local_baseline=false"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith("round 1/"):
-                    seconds.append(time.perf_counter() - start)
+            next(line for line in process.stdout if line.startswith("round 1/"))
+            seconds.append(time.perf_counter() - start)
+            process.communicate()
     print("fedfuse run, from the command to the end of round 1")
     print(f"  {spread(seconds, 's')}")
 
