@@ -14,6 +14,7 @@ from fedfuse.components import build
 from fedfuse.composition import compose
 from fedfuse.configuration import Component, Configuration
 from fedfuse.data.federation import ClientData, Federation, TransferSet, federate
+from fedfuse.data.samples import LabelledData
 from fedfuse.errors import ConfigurationError
 from fedfuse.models.architecture import Architecture, describe
 from fedfuse.rounds import RoundSettings
@@ -47,8 +48,14 @@ def load_federation(configuration: Configuration) -> Federation:
         )
         return parts
 
+    data = build(configuration.data, "data")
+    if not isinstance(data, LabelledData):
+        raise ConfigurationError(
+            f"data {configuration.data.name} ({configuration.data.target}) gave {type(data).__name__}; "
+            "it must return fedfuse.data.samples.LabelledData."
+        )
     federation = federate(
-        build(configuration.data, "data"),
+        data,
         partition,
         configuration.transfer.size,
         configuration.split,

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedfuse.carriers.carrier import CARRIERS, stack
-from fedfuse.carriers.soft_labels import pack_fused
+from fedfuse.carriers.expectation import Expectation
+from fedfuse.carriers.soft_labels import SIMPLEX_TOLERANCE, pack_fused
 from fedfuse.errors import FedfuseError, TooFewClientsError
 from fedfuse.knowledge import Fused, InvalidKnowledgeError, Tensors
 from fedfuse.messages import ABSORB, SHARE, Reply, Request, count_bytes
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 INITIAL = 0
 NEVER = -1
+CLIENT_VERBS = frozenset({"absorb", "learn", "express", "protect", "evaluate"})
+LONGEST_VERB = 1e9
+LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -186,9 +191,9 @@ class Rounds:
         self.under_way = RoundUnderWay(1)
 
     def prepare(self, grid: Grid, timeout: float, initial: Fused | None) -> None:
-        """Meet the clients, and lay out what they start from unless a checkpoint has it already."""
+        """Meet the clients, and lay out what they start from; after a resume the checkpoint has it already."""
         self.roster.wait_for(grid, self.settings.num_clients, timeout)
-        if initial is not None and self.waiting.common_round == NEVER:
+        if initial is not None:
             self.waiting.put(initial, INITIAL)
 
     def run_round(self, strategy: "FusionStrategy", grid: Grid, round: int, timeout: float) -> None:
@@ -250,7 +255,7 @@ class Rounds:
         with self.under_way.timed("fuse"):
             try:
                 fused = strategy.fuse(stack(knowledge, expected), self.server)
-                self._check_fused(strategy, fused)
+                self._check_fused(strategy, fused, list(checked))
             except InvalidKnowledgeError as error:
                 raise FedfuseError(f"{type(strategy).__name__}.fuse returned bad knowledge: {error}.") from error
             self.waiting.put(fused, round)
@@ -269,17 +274,27 @@ class Rounds:
         for carrier, tensors in knowledge.carriers.items():
             CARRIERS[carrier].check(tensors, expected)
 
-    def _check_fused(self, strategy: "FusionStrategy", fused: Fused) -> None:
-        for carriers in (fused.common, *fused.personal.values()):
-            if carriers is not None and not set(carriers) <= set(strategy.returns):
+    def _check_fused(self, strategy: "FusionStrategy", fused: Fused, client_ids: list[int]) -> None:
+        if not isinstance(fused, Fused):
+            raise InvalidKnowledgeError(f"it is {type(fused).__name__}, not Fused")
+        square = (len(client_ids), len(client_ids))
+        if fused.relevance is not None and not (fused.relevance.shape == square and fused.relevance.isfinite().all()):
+            raise InvalidKnowledgeError(f"relevance must be finite and of shape {list(square)}")
+        # What is common is checked once for each architecture, as a client that has it will.
+        one_of_each = {self.roster.descriptions[client].architecture: client for client in client_ids}
+        common = [(client, fused.common or {}) for client in one_of_each.values()]
+        rows = self._rows(self.under_way.round)
+        for client_id, carriers in (*common, *fused.personal.items()):
+            if client_id not in self.roster.descriptions:
+                raise InvalidKnowledgeError(f"there is no client {client_id}")
+            if not set(carriers) <= set(strategy.returns):
                 raise InvalidKnowledgeError(f"{sorted(carriers)}, but returns says {sorted(strategy.returns)}")
-            tensors = (carriers or {}).get("soft_labels")
-            if tensors is not None and (
-                set(tensors) != {"soft_labels", "mask"}
-                or tensors["soft_labels"].shape != (self.server.num_transfer, self.server.num_classes)
-                or tensors["mask"].shape != (self.server.num_transfer,)
-            ):
-                raise InvalidKnowledgeError("soft labels need soft_labels [M, C] and mask [M] for each client")
+            expected = self.roster.expectation(client_id, self.under_way.round, rows)
+            for carrier, tensors in carriers.items():
+                if carrier == "soft_labels":
+                    _check_fused_soft_labels(tensors, expected)
+                else:
+                    CARRIERS[carrier].check(tensors, expected)
 
     # -- absorb --------------------------------------------------------------------------------------------------------
 
@@ -354,7 +369,7 @@ class Rounds:
         for client_id in sorted(unheard):
             self._leave_out(client_id, phase, "gave no reply in time")
         if len(valid) < self.settings.min_clients:
-            reasons = "; ".join(f"client {out.client_id}: {out.reason}" for out in self.under_way.left_out)
+            reasons = _by_reason(self.under_way.left_out)
             raise TooFewClientsError(
                 f"Round {self.under_way.round}, {phase}: {len(valid)} of {len(self.under_way.sent)} clients gave "
                 f"a valid reply, min_clients={self.settings.min_clients}. {reasons}"
@@ -364,7 +379,10 @@ class Rounds:
     def _read(self, message: Message, client_id: int, check: Callable[[Reply], None]) -> Reply:
         if message.has_error():
             raise InvalidKnowledgeError(f"the node failed with error {message.error.code}")
-        self.under_way.bytes_up += count_bytes(message.content)
+        try:
+            self.under_way.bytes_up += count_bytes(message.content)
+        except Exception as error:  # Flower counts its own records only while nobody tampers with them
+            raise InvalidKnowledgeError(f"malformed message ({type(error).__name__})") from error
         reply = Reply.from_record(message.content)
         if reply.client_id != client_id:
             raise InvalidKnowledgeError(f"the reply says it is from client {reply.client_id}")
@@ -372,11 +390,16 @@ class Rounds:
             raise InvalidKnowledgeError(f"the reply is for round {reply.round}")
         if reply.transfer_digest != self.server.transfer_digest:
             raise InvalidKnowledgeError("the reply is on another transfer set")
+        seconds = reply.seconds or {}
+        if not set(seconds) <= CLIENT_VERBS or not all(0 <= value <= LONGEST_VERB for value in seconds.values()):
+            raise InvalidKnowledgeError("the reply has implausible times")
         check(reply)
         return reply
 
     def _leave_out(self, client_id: int, phase: str, reason: str) -> None:
-        self.under_way.left_out.append(LeftOut(client_id, phase, reason))
+        # A reason can quote a client, which must neither fill our files nor control a terminal.
+        printable = "".join(character if character.isprintable() else " " for character in reason[:LONGEST_REASON])
+        self.under_way.left_out.append(LeftOut(client_id, phase, printable))
 
     def _record(self) -> RoundRecord:
         now = self.under_way
@@ -403,10 +426,27 @@ class Rounds:
         self.under_way = RoundUnderWay.from_dict(state["under_way"])
 
 
+def _check_fused_soft_labels(tensors: Tensors, expected: Expectation) -> None:
+    shapes = {"soft_labels": (expected.num_transfer, expected.num_classes), "mask": (expected.num_transfer,)}
+    if {name: tensor.shape for name, tensor in tensors.items()} != shapes or tensors["mask"].dtype != torch.bool:
+        raise InvalidKnowledgeError("soft labels need soft_labels [M, C] and a bool mask [M] for each client")
+    answered = tensors["soft_labels"][tensors["mask"]]
+    # Twice what a client may be off: a strategy that passes on what it got must not stop the run.
+    if (answered < -2 * SIMPLEX_TOLERANCE).any() or ((answered.sum(1) - 1).abs() > 2 * SIMPLEX_TOLERANCE).any():
+        raise InvalidKnowledgeError("soft labels are off the simplex")
+
+
 def _check_metrics(reply: Reply) -> None:
     for name, value in (reply.metrics or {}).items():
         if name.endswith("accuracy") and not 0 <= value <= 1:
             raise InvalidKnowledgeError(f"{name} {value:g} is out of range")
+
+
+def _by_reason(left_out: Iterable[LeftOut]) -> str:
+    clients: dict[str, list[str]] = {}
+    for out in left_out:
+        clients.setdefault(out.reason, []).append(str(out.client_id))
+    return "; ".join(f"clients {', '.join(ids)}: {reason}" for reason, ids in clients.items())
 
 
 def _pack(carriers: Mapping[str, Tensors]) -> dict[str, Tensors]:

@@ -78,14 +78,18 @@ class FusionStrategy(Strategy):
             return Fused()
         number = len(knowledge)
         relevance = self.relate(knowledge)
-        listeners = torch.full((1, number), 1 / number) if relevance is None else self._checked(relevance, number)
+        if relevance is not None:
+            self._check_relevance(relevance, number)
         weights = self.weigh(knowledge)
+        if weights is not None:
+            self._check("weigh", weights, tuple(knowledge.mask.shape))
+        listeners = torch.full((1, number), 1 / number) if relevance is None else relevance
         mixed, answered = mix(knowledge.soft_labels, knowledge.mask, listeners, weights, self.space)
         if relevance is not None:
             tensors = {"soft_labels": mixed, "mask": answered}
             return Fused.for_each(knowledge.client_ids, relevance=listeners, soft_labels=tensors)
         counted = knowledge.mask.double() if weights is None else weights.double() * knowledge.mask
-        heard = counted.sum(1) / counted.sum()
+        heard = counted.sum(1) / counted.sum().clamp_min(torch.finfo(counted.dtype).tiny)
         return Fused.for_all(
             relevance=heard.expand(number, number),
             soft_labels={"soft_labels": mixed[0], "mask": answered[0]},
@@ -157,13 +161,16 @@ class FusionStrategy(Strategy):
             raise FedfuseError("This strategy is not attached to a run: see fedfuse.server_app.serve.")
         return self.rounds
 
-    def _checked(self, relevance: Tensor, number: int) -> Tensor:
-        name = type(self).__name__
-        if relevance.shape != (number, number):
-            raise FedfuseError(f"{name}.relate returned {list(relevance.shape)}, expected [{number}, {number}].")
-        if not torch.isfinite(relevance).all() or (relevance < 0).any():
-            raise FedfuseError(f"{name}.relate returned a negative number or a NaN.")
+    def _check_relevance(self, relevance: Tensor, number: int) -> None:
+        self._check("relate", relevance, (number, number))
         off = float((relevance.sum(1) - 1).abs().max())
         if off > 1e-3:
+            name = type(self).__name__
             raise FedfuseError(f"{name}.relate returned rows that do not sum to one (off by up to {off:.3g}).")
-        return relevance
+
+    def _check(self, hook: str, returned: Tensor, shape: tuple[int, ...]) -> None:
+        name = f"{type(self).__name__}.{hook}"
+        if returned.shape != shape:
+            raise FedfuseError(f"{name} returned {list(returned.shape)}, expected {list(shape)}.")
+        if not torch.isfinite(returned).all() or (returned < 0).any():
+            raise FedfuseError(f"{name} returned a negative number or a NaN.")

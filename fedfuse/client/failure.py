@@ -9,7 +9,7 @@ from fedfuse.messages import Failure
 def failure_of(error: Exception) -> Failure:
     """Describe an exception without its text, which can hold data or paths."""
     if isinstance(error, DivergedError):
-        return Failure("diverged", "training ended in weights that are not finite")
+        return Failure("diverged", "training ended in weights that are not finite; a lower learning rate may help")
     if isinstance(error, InvalidKnowledgeError):
         return Failure("refused", "what was received or would be sent is not valid knowledge")
     if isinstance(error, MissingStateError):

@@ -188,7 +188,7 @@ def federate(
 
     if not 1 <= transfer_size < len(remaining):
         raise ConfigurationError(
-            f"transfer_size={transfer_size} must be at least 1 and less than {len(remaining)}, "
+            f"transfer.size={transfer_size} must be at least 1 and less than {len(remaining)}, "
             f"the number of samples that are not in the global test set."
         )
     transfer_fraction = transfer_size / len(remaining)

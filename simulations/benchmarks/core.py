@@ -70,10 +70,11 @@ def measure_fusion(num_clients: int, num_samples: int, num_classes: int, repeats
     mask = torch.ones(num_clients, num_samples, dtype=torch.bool)
     tensors = {"soft_labels": {"soft_labels": soft_labels, "mask": mask}}
     batch = KnowledgeBatch(tuple(range(num_clients)), 1, tensors)
-    strategy = KnFu()
+    strategy = KnFu(divergence="kl")
+    graded = KnFu(divergence="js")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    mixed, _ = mix(soft_labels, mask, strategy.relate(batch))
+    mixed, _ = mix(soft_labels, mask, graded.relate(batch))
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - mixed.nbytes / 2**20
     del mixed
 
@@ -84,8 +85,9 @@ def measure_fusion(num_clients: int, num_samples: int, num_classes: int, repeats
     product = timed(lambda: relevance @ values, repeats)
     operations = 2 * num_clients**2 * num_samples * num_classes
     print(f"fusion, N={num_clients} M={num_samples} C={num_classes}, one thread")
-    print(f"  relate              {spread(relate, 'ms', 1000)}")
-    print(f"  relate and mix      {spread(whole, 's')}")
+    print(f"  relate, KL          {spread(relate, 'ms', 1000)}")
+    print(f"  relate, JS          {spread(timed(lambda: graded.relate(batch), repeats), 'ms', 1000)}")
+    print(f"  relate (KL) and mix {spread(whole, 's')}")
     print(f"  matrix product only {spread(product, 's')}, {operations / min(product) / 1e9:.0f} GFLOP/s")
     print(f"  memory beside the output {extra:.0f} MiB; the input is {soft_labels.nbytes / 2**20:.0f} MiB")
 

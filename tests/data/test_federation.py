@@ -193,7 +193,7 @@ def test_label_counts_cover_a_clients_three_sets():
 
 @pytest.mark.parametrize("transfer_size", [0, 160])
 def test_a_transfer_set_that_cannot_be_is_refused(transfer_size):
-    with pytest.raises(ConfigurationError, match=f"transfer_size={transfer_size} must be at least 1 and less than 160"):
+    with pytest.raises(ConfigurationError, match=f"transfer.size={transfer_size} must be at least 1 and less than 160"):
         federation_of(transfer_size=transfer_size)
 
 
