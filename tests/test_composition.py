@@ -45,7 +45,7 @@ def test_defaults():
     assert configuration.transfer.policy.name == "all"
     assert configuration.strategy.name == "knfu"
     assert configuration.strategy.target == "strategies.knfu.KnFu"
-    assert configuration.strategy.arguments == {"beta": 10.0, "divergence": "kl"}
+    assert configuration.strategy.arguments == {"beta": 10.0, "divergence": "js"}
     assert configuration.objective.name == "kd"
     assert configuration.predictor.share.name == "plain_head"
     assert configuration.predictor.share == configuration.predictor.personal == configuration.predictor.general

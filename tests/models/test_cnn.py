@@ -53,8 +53,8 @@ def test_no_layer_depends_on_the_batch_or_on_chance():
 def test_the_configuration_makes_a_cnn_of_the_stated_size():
     model = instantiate(OmegaConf.load(CONFIG), input_shape=[1, 8, 8], num_classes=10)
     assert isinstance(model, CNN)
-    assert model.embedding_size == 32
-    assert num_parameters(model) == 3658
+    assert model.embedding_size == 64
+    assert num_parameters(model) == 13706
 
 
 def test_input_that_is_no_image_is_refused():

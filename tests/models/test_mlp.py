@@ -41,11 +41,11 @@ def test_parameter_counts(hidden, parameters):
     assert num_parameters(MLP((2, 2), num_classes=3, hidden=hidden, embedding_size=6)) == parameters
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("mlp_small", 3466), ("mlp_large", 18986)])
+@pytest.mark.parametrize(("name", "parameters"), [("mlp_small", 4810), ("mlp_large", 17226)])
 def test_the_configurations_make_an_mlp_of_the_stated_size(name, parameters):
     model = instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"), input_shape=[1, 8, 8], num_classes=10)
     assert isinstance(model, MLP)
-    assert model.embedding_size == 32
+    assert model.embedding_size == 64
     assert num_parameters(model) == parameters
 
 

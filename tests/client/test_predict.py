@@ -1,0 +1,78 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from fedfuse.client import predict as module
+from fedfuse.client.predict import predict
+from fedfuse.models.architecture import describe
+from fedfuse.models.outputs import Outputs
+
+
+class Noisy(nn.Module):
+    """A model that answers differently while it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+
+    def forward(self, inputs):
+        features = self.layers(inputs)
+        return Outputs(features[:, :3], features)
+
+
+@pytest.mark.parametrize("name", ["small", "wide", "cnn"])
+def test_every_client_answers_with_its_own_weights_on_its_own_inputs(architectures, make_samples, name):
+    architecture = architectures[name]
+    parameters = [architecture.initial_parameters(seed, torch.float64) for seed in range(3)]
+    inputs = [make_samples(number, seed).inputs for seed, number in enumerate((1, 5, 2))]
+    answers = predict(architecture, parameters, inputs)
+    for own, x, outputs in zip(parameters, inputs, answers, strict=True):
+        model = architecture.module().double()
+        model.load_state_dict(own)
+        torch.testing.assert_close(outputs.logits, model(x).logits, rtol=0, atol=1e-14)
+        torch.testing.assert_close(outputs.features, model(x).features, rtol=0, atol=1e-14)
+        assert outputs.logits.shape == (len(x), 3)
+        assert outputs.features.shape == (len(x), architecture.embedding_size)
+
+
+def test_equal_weights_give_equal_bits_whoever_else_is_asked(architectures, make_samples):
+    architecture, inputs = architectures["cnn"], make_samples(7).inputs
+    parameters = [architecture.initial_parameters(seed, torch.float64) for seed in range(3)]
+    together = predict(architecture, parameters, [inputs] * 3)
+    alone = predict(architecture, parameters[1:2], [inputs])
+    assert torch.equal(together[1].logits, alone[0].logits)
+
+
+@pytest.mark.parametrize("number", [0, 2, 3, 4, 7])
+def test_many_rows_are_predicted_in_parts_and_put_together_in_order(architectures, make_samples, monkeypatch, number):
+    architecture, inputs = architectures["small"], make_samples(number).inputs
+    parameters = [architecture.initial_parameters(0, torch.float64)]
+    whole = predict(architecture, parameters, [inputs])[0]
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    parts = predict(architecture, parameters, [inputs])[0]
+    assert parts.logits.shape == (number, 3)
+    assert parts.features.shape == (number, 5)
+    torch.testing.assert_close(parts.logits, whole.logits, rtol=0, atol=1e-14)
+    torch.testing.assert_close(parts.features, whole.features, rtol=0, atol=1e-14)
+
+
+def test_a_prediction_has_no_dropout_uses_the_running_statistics_and_changes_nothing():
+    architecture = describe("noisy", partial(Noisy), (4,))
+    parameters = architecture.initial_parameters(0, torch.float32)
+    parameters["layers.1.running_mean"] += 5
+    before = {name: tensor.clone() for name, tensor in parameters.items()}
+    inputs = torch.randn(6, 4)
+    outputs = predict(architecture, [parameters], [inputs])[0]
+    linear = inputs @ parameters["layers.0.weight"].T + parameters["layers.0.bias"]
+    torch.testing.assert_close(outputs.features, (linear - 5) / (1 + 1e-5) ** 0.5)
+    assert not outputs.logits.requires_grad
+    assert all(torch.equal(parameters[name], tensor) for name, tensor in before.items())
+
+
+def test_the_global_generator_is_left_as_it_was(architectures, make_samples):
+    before = torch.get_rng_state()
+    parameters = architectures["small"].initial_parameters(0, torch.float64)
+    predict(architectures["small"], [parameters], [make_samples(3).inputs])
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,120 @@
+import pytest
+import torch
+
+from fedfuse import catalogue
+from fedfuse.client.fit import Term, loss_of_step
+from fedfuse.components import build
+from fedfuse.configuration import Component
+from fedfuse.models.outputs import Outputs
+
+BATCH, CLASSES, WIDTH = 6, 4, 5
+KNOWN_NEEDS = {"labels", "soft_labels", "prototypes"}
+
+
+@pytest.fixture(params=catalogue.names("objective", catalogue.folders()))
+def objective(request):
+    """Every objective that is shipped, as its file configures it."""
+    values = catalogue.read("objective", request.param, catalogue.folders())
+    return build(Component(request.param, values.pop("_target_"), values), "objective")
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def make_outputs(seed=0):
+    return Outputs(random(BATCH, CLASSES, seed=seed), random(BATCH, WIDTH, seed=seed + 1))
+
+
+def make_batch(seed=0):
+    return {
+        "inputs": random(BATCH, 2, seed=seed),
+        "labels": torch.arange(BATCH) % CLASSES,
+        "soft_labels": torch.softmax(random(BATCH, CLASSES, seed=seed + 2), dim=1),
+        "prototypes": random(CLASSES, WIDTH, seed=seed + 3),
+        "prototype_mask": torch.tensor([True, True, True, False]),
+    }
+
+
+def loss_and_gradients(objective, outputs, batch, mask):
+    """The loss of a step and its gradients by logits and features, as a runner computes them."""
+    leaves = Outputs(*(tensor.clone().requires_grad_() for tensor in outputs))
+    terms = [Term("only", objective)]
+    loss, _ = loss_of_step(lambda inputs: leaves, terms, {"only": batch}, {"only": mask}, {})
+    loss.backward()
+    return loss.detach(), [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+
+
+def test_every_shipped_objective_is_tested():
+    assert {"cross_entropy", "kd", "prototype"} <= set(catalogue.names("objective", catalogue.folders()))
+
+
+def test_needs_are_ones_that_a_batch_can_hold_and_suffice(objective):
+    assert objective.needs <= KNOWN_NEEDS
+    needed = {"inputs", *objective.needs} | ({"prototype_mask"} if "prototypes" in objective.needs else set())
+    batch = {name: tensor for name, tensor in make_batch().items() if name in needed}
+    objective(make_outputs(), batch, torch.ones(BATCH, dtype=torch.bool), objective.initial_state())
+
+
+def test_a_loss_is_one_number_a_sample_or_a_client_and_state_keeps_its_names(objective):
+    state = objective.initial_state()
+    losses, next_state = objective(make_outputs(), make_batch(), torch.ones(BATCH, dtype=torch.bool), state)
+    assert losses.shape in ((), (BATCH,))
+    assert losses.dtype == torch.float64
+    assert (losses >= 0).all()
+    assert set(next_state) == set(state)
+
+
+def test_padding_rows_never_matter(objective):
+    outputs, batch = make_outputs(), make_batch()
+    mask = torch.tensor([True, True, False, True, False, True])
+    loss, gradients = loss_and_gradients(objective, outputs, batch, mask)
+
+    garbage = Outputs(outputs.logits.clone(), outputs.features.clone())
+    garbage.logits[~mask] = 1e3 * random(2, CLASSES, seed=7)
+    garbage.features[~mask] = 1e3
+    other = {name: tensor.clone() for name, tensor in batch.items()}
+    other["labels"][~mask] = 3
+    other["soft_labels"][~mask] = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    other_loss, other_gradients = loss_and_gradients(objective, garbage, other, mask)
+    torch.testing.assert_close(other_loss, loss, rtol=1e-12, atol=0)
+    for gradient, other_gradient in zip(gradients, other_gradients, strict=True):
+        torch.testing.assert_close(other_gradient, gradient, rtol=1e-12, atol=1e-15)
+        assert (gradient[~mask] == 0).all()
+
+
+def test_a_masked_batch_is_the_same_as_a_smaller_one(objective):
+    outputs, batch = make_outputs(), make_batch()
+    mask = torch.tensor([True, True, False, True, False, True])
+    loss, _ = loss_and_gradients(objective, outputs, batch, mask)
+    smaller = {name: batch[name][mask] for name in ("inputs", "labels", "soft_labels")}
+    smaller |= {name: batch[name] for name in ("prototypes", "prototype_mask")}
+    selected = Outputs(outputs.logits[mask], outputs.features[mask])
+    expected, _ = loss_and_gradients(objective, selected, smaller, torch.ones(4, dtype=torch.bool))
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+
+
+def test_a_batch_of_nothing_but_padding_costs_nothing(objective):
+    loss, gradients = loss_and_gradients(objective, make_outputs(), make_batch(), torch.zeros(BATCH, dtype=torch.bool))
+    assert loss == 0
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+def test_many_clients_at_once_give_what_each_gives_alone(objective):
+    outputs, batches = [make_outputs(seed) for seed in (0, 50)], [make_batch(seed) for seed in (0, 50)]
+    masks = [torch.ones(BATCH, dtype=torch.bool), torch.arange(BATCH) < 4]
+    alone = [
+        objective(own, batch, mask, objective.initial_state())[0]
+        for own, batch, mask in zip(outputs, batches, masks, strict=True)
+    ]
+    together = torch.vmap(lambda own, batch, mask: objective(own, batch, mask, objective.initial_state())[0])(
+        Outputs(*map(torch.stack, zip(*outputs, strict=True))),
+        {name: torch.stack([batch[name] for batch in batches]) for name in batches[0]},
+        torch.stack(masks),
+    )
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-12, atol=1e-15)
+
+
+def test_an_objective_cannot_be_changed(objective):
+    with pytest.raises(AttributeError):
+        objective.temperature = 5.0

@@ -1,0 +1,180 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedfuse.knowledge import KnowledgeBatch
+from strategies.knfu import KnFu
+
+DIVERGENCES = ("kl", "js", "l2")
+
+
+def batch(soft_labels, mask=None, client_ids=None):
+    number, samples, _ = soft_labels.shape
+    mask = torch.ones(number, samples, dtype=torch.bool) if mask is None else mask
+    return KnowledgeBatch(
+        client_ids=tuple(range(number)) if client_ids is None else client_ids,
+        round=1,
+        tensors={"soft_labels": {"soft_labels": soft_labels, "mask": mask}},
+    )
+
+
+def random_soft_labels(*shape, seed=0, size=2.0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.softmax(size * torch.randn(*shape, generator=random, dtype=torch.float64), dim=2)
+
+
+def fused_labels(fused):
+    """The fused soft labels of all clients, stacked in the order of the batch."""
+    return torch.stack([own["soft_labels"]["soft_labels"] for own in fused.personal.values()])
+
+
+def test_soft_labels_travel_both_ways_and_beta_is_that_of_the_paper():
+    assert KnFu.sends == KnFu.returns == {"soft_labels"}
+    assert KnFu.needs == frozenset()
+    assert (KnFu().beta, KnFu().divergence, KnFu().space) == (10.0, "js", "probability")
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_relevance_in_numbers(divergence):
+    # The mean answers are (3/4, 1/4) and (1/4, 3/4); smoothing takes one part in a thousand of the difference.
+    soft_labels = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]], dtype=torch.float64)
+    p, q = 0.74975, 0.25025
+    distance = {
+        "kl": (p - q) * math.log(p / q),
+        "js": p * math.log(2 * p) + q * math.log(2 * q),
+        "l2": 2 * (p - q) ** 2,
+    }[divergence]
+    own = 1 / (1 + math.exp(-3 * distance))
+    relevance = KnFu(3.0, divergence).relate(batch(soft_labels))
+    assert relevance[0].tolist() == pytest.approx([own, 1 - own])
+    assert relevance[1].tolist() == pytest.approx([1 - own, own])
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_with_beta_of_zero_everybody_gets_the_plain_mean(divergence):
+    soft_labels = random_soft_labels(5, 6, 4)
+    fused = KnFu(0.0, divergence).fuse(batch(soft_labels), None)
+    torch.testing.assert_close(fused_labels(fused), soft_labels.mean(0).expand(5, 6, 4), rtol=0, atol=1e-14)
+    assert torch.equal(fused.relevance, torch.full((5, 5), 0.2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_with_a_very_large_beta_everybody_gets_the_own_labels(divergence):
+    soft_labels = random_soft_labels(5, 6, 4)
+    fused = KnFu(1e9, divergence).fuse(batch(soft_labels), None)
+    torch.testing.assert_close(fused_labels(fused), soft_labels, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fused.relevance, torch.eye(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_larger_beta_listens_more_to_oneself(divergence):
+    knowledge = batch(random_soft_labels(5, 6, 4))
+    own = [KnFu(beta, divergence).relate(knowledge).diagonal() for beta in (0.0, 1.0, 10.0, 100.0)]
+    assert all((more > less).all() for less, more in pairwise(own))
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_clients_with_the_same_mean_answer_listen_to_each_other_alike(divergence):
+    # The same answers in another order have the same mean.
+    answers = random_soft_labels(1, 6, 4)[0]
+    soft_labels = torch.stack([answers.roll(number, dims=0) for number in range(4)])
+    relevance = KnFu(10.0, divergence).relate(batch(soft_labels))
+    torch.testing.assert_close(relevance, torch.full((4, 4), 0.25, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_nearer_neighbours_are_heard_more():
+    means = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]], dtype=torch.float64).unsqueeze(1)
+    for divergence in DIVERGENCES:
+        relevance = KnFu(2.0, divergence).relate(batch(means))
+        assert relevance[0, 0] > relevance[0, 1] > relevance[0, 2]
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 1000),
+    number=st.integers(1, 8),
+    beta=st.floats(0, 1000),
+    divergence=st.sampled_from(DIVERGENCES),
+)
+def test_relevance_sums_to_one_and_results_follow_the_clients(seed, number, beta, divergence):
+    soft_labels = random_soft_labels(number, 3, 4, seed=seed)
+    fused = KnFu(beta, divergence).fuse(batch(soft_labels), None)
+    assert (fused.relevance >= 0).all()
+    torch.testing.assert_close(fused.relevance.sum(1), torch.ones(number, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert (fused.relevance.diagonal() >= fused.relevance.amax(1) - 1e-12).all()
+
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    permuted = KnFu(beta, divergence).fuse(batch(soft_labels[order]), None)
+    torch.testing.assert_close(fused_labels(permuted), fused_labels(fused)[order], rtol=0, atol=1e-9)
+    torch.testing.assert_close(permuted.relevance, fused.relevance[order][:, order], rtol=0, atol=1e-9)
+
+
+def test_every_client_gets_its_own_mix_under_its_id():
+    soft_labels = random_soft_labels(3, 4, 5)
+    fused = KnFu().fuse(batch(soft_labels, client_ids=(2, 5, 11)), None)
+    assert fused.common is None
+    assert list(fused.personal) == [2, 5, 11]
+    expected = torch.einsum("kn,nmc->kmc", fused.relevance, soft_labels)
+    torch.testing.assert_close(fused_labels(fused), expected, rtol=0, atol=1e-14)
+    assert all(own["soft_labels"]["mask"].all() for own in fused.personal.values())
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_the_mean_answer_is_over_the_rows_that_were_answered(divergence):
+    soft_labels = random_soft_labels(3, 4, 5)
+    mask = torch.tensor([True, False, True, False]).expand(3, 4)
+    subset = KnFu(5.0, divergence).relate(batch(soft_labels * mask.unsqueeze(2), mask))
+    torch.testing.assert_close(subset, KnFu(5.0, divergence).relate(batch(soft_labels[:, [0, 2]])), rtol=0, atol=1e-14)
+
+
+def test_a_client_without_an_answer_breaks_nothing():
+    mask = torch.tensor([[True, True], [False, False]])
+    fused = KnFu().fuse(batch(random_soft_labels(2, 2, 3) * mask.view(2, 2, 1), mask), None)
+    assert torch.isfinite(fused_labels(fused)).all()
+
+
+@pytest.mark.parametrize(
+    ("divergence", "alpha", "self_weight", "neighbours"),
+    [
+        ("kl", 0.1, 0.965, 1.13),
+        ("kl", 1.0, 0.879, 1.67),
+        ("kl", 10.0, 0.184, 9.4),
+        ("js", 0.1, 0.707, 2.6),
+        ("js", 1.0, 0.293, 8.0),
+        ("js", 10.0, 0.118, 10.0),
+        ("l2", 0.1, 0.793, 1.9),
+        ("l2", 1.0, 0.275, 8.1),
+        ("l2", 10.0, 0.114, 10.0),
+    ],
+)
+def test_how_many_neighbours_label_skew_leaves(divergence, alpha, self_weight, neighbours):
+    """Ten clients that answer with their true label shares, drawn from a Dirichlet distribution, 0.01 added to each.
+
+    The expected weight of oneself and number of neighbours (the exponential of the entropy of the weights) come from
+    a separate simulation of the same definition.
+    """
+    random = np.random.default_rng(0)
+    strategy = KnFu(10.0, divergence)
+    relevances = []
+    for _ in range(60):
+        shares = torch.from_numpy(random.dirichlet([alpha] * 10, size=10))
+        relevances.append(strategy.relate(batch(((shares + 0.01) / 1.1).unsqueeze(1))))
+    relevance = torch.stack(relevances)
+    assert relevance.diagonal(dim1=1, dim2=2).mean().item() == pytest.approx(self_weight, abs=0.02)
+    assert torch.special.entr(relevance).sum(2).exp().mean().item() == pytest.approx(neighbours, abs=0.2)
+
+
+@pytest.mark.parametrize("beta", [-1.0, math.nan, math.inf])
+def test_a_beta_out_of_range_is_refused(beta):
+    with pytest.raises(ValueError, match=f"beta={beta} must not be negative"):
+        KnFu(beta)
+
+
+def test_an_unknown_divergence_is_refused():
+    with pytest.raises(ValueError, match="divergence='hellinger' must be one of kl, js, l2"):
+        KnFu(divergence="hellinger")

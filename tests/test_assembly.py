@@ -1,0 +1,293 @@
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedfuse.assembly import (
+    check_compatible,
+    configuration_of,
+    load_federation,
+    make_architectures,
+    make_client_settings,
+    make_clients,
+    make_round_settings,
+    make_server,
+    make_strategy,
+)
+from fedfuse.composition import compose
+from fedfuse.configuration import Component
+from fedfuse.data.samples import Samples
+from fedfuse.engine.local_grid import LocalGrid
+from fedfuse.errors import ConfigurationError
+from fedfuse.messages import SHARE, Reply
+from fedfuse.rounds import RoundSettings
+from fedfuse.server_app import Service, serve
+from fedfuse.simulate import assemble
+from fedfuse.strategy import FusionStrategy
+from strategies.knfu import KnFu
+
+BASE = ["num_clients=4", "num_rounds=1", "learn.epochs=1", "absorb.epochs=1", "transfer.size=40"]
+
+
+@functools.cache
+def federation():
+    return load_federation(compose(BASE))
+
+
+def refusal(*overrides, strategy=None):
+    """The error that the parts of a configuration give, without its one data set being loaded again."""
+    configuration = compose([*BASE, *overrides])
+    settings = make_client_settings(configuration, federation())
+    architectures = make_architectures(configuration, federation())
+    strategy = strategy or make_strategy(configuration.strategy)
+    with pytest.raises(ConfigurationError) as refused:
+        check_compatible(configuration, strategy, settings, architectures)
+    assert refused.value.exit_code == 2
+    return str(refused.value)
+
+
+def test_run_config_is_read_like_a_shell_reads_words():
+    quoted = "seed=3 'model=[mlp_small, cnn_small]' output='my run' \"privacy=[swing, noise]\""
+    configuration = configuration_of({"overrides": quoted})
+    assert configuration.seed == 3
+    assert [model.name for model in configuration.model] == ["mlp_small", "cnn_small"]
+    assert [protector.name for protector in configuration.privacy] == ["swing", "noise"]
+    assert configuration_of({}) == compose([])
+
+
+# What fits
+
+
+@pytest.mark.parametrize("strategy", ["knfu", "fedmd", "fedproto", "local", "fedavg"])
+def test_every_shipped_strategy_fits_its_own_defaults(strategy):
+    overrides = ["model=mlp_small"] if strategy == "fedavg" else []
+    assert type(assemble(compose([*BASE, f"strategy={strategy}", *overrides])).strategy).__module__ == (
+        f"strategies.{strategy}"
+    )
+
+
+@pytest.mark.parametrize("protector", ["noise", "swing"])
+@pytest.mark.parametrize(
+    ("strategy", "model", "sent"), [("fedavg", "mlp_small", "weights"), ("local", "mlp_small", "nothing")]
+)
+def test_a_protector_of_what_is_not_sent_is_refused(protector, strategy, model, sent):
+    assert refusal(f"strategy={strategy}", f"model={model}", f"privacy=[{protector}]") == (
+        f"Protector {protector} protects soft_labels; strategy {strategy} sends {sent}."
+    )
+
+
+def test_an_objective_that_needs_what_does_not_come_back_is_refused():
+    assert refusal("strategy=fedproto", "objective=kd") == (
+        "Objective kd needs soft_labels; strategy fedproto returns prototypes only."
+    )
+    assert refusal("strategy=knfu", "objective=prototype") == (
+        "Objective prototype needs prototypes; strategy knfu returns soft_labels only."
+    )
+
+
+def test_an_objective_that_would_never_use_what_comes_back_is_refused():
+    assert refusal("strategy=knfu", "objective=cross_entropy") == (
+        "Objective cross_entropy learns from labels; what strategy knfu returns (soft_labels) would never be used."
+    )
+    assert refusal("strategy=fedproto", "objective=cross_entropy") == (
+        "Objective cross_entropy learns from labels; what strategy fedproto returns (prototypes) would never be used."
+    )
+
+
+class LabelledDistillation:
+    needs = frozenset({"soft_labels", "labels"})
+
+
+def test_an_objective_that_needs_labels_of_the_transfer_set_is_refused():
+    configuration = compose(BASE)
+    settings = replace(make_client_settings(configuration, federation()), objective=LabelledDistillation())
+    with pytest.raises(ConfigurationError) as refused:
+        check_compatible(configuration, KnFu(), settings, make_architectures(configuration, federation()))
+    assert str(refused.value) == ("Objective kd needs labels; the transfer set that strategy knfu teaches on has none.")
+
+
+def test_a_strategy_that_needs_more_facts_than_may_travel_is_refused():
+    assert refusal("strategy=fedavg", "model=mlp_small", "share_facts=[test_metrics]") == (
+        "Strategy fedavg needs num_examples from every client; share_facts=[test_metrics] does not allow it."
+    )
+    assert refusal("strategy=fedavg", "model=mlp_small", "share_facts=[]") == (
+        "Strategy fedavg needs num_examples from every client; share_facts=[] does not allow it."
+    )
+
+
+def test_a_strategy_of_one_architecture_refuses_several():
+    assert refusal("strategy=fedavg", "model=[mlp_small,mlp_large,cnn_small]") == (
+        "Strategy fedavg needs one architecture for all clients; model has mlp_small, mlp_large, cnn_small. "
+        "Name one, for example model=mlp_small."
+    )
+    # What counts is the architecture, not how often it is named.
+    assemble(compose([*BASE, "strategy=fedavg", "model=[mlp_small,mlp_small]"]))
+
+
+def test_a_strategy_of_one_embedding_size_refuses_several():
+    models = "model=[{name: mlp_small, embedding_size: 16},{name: cnn_small, embedding_size: 32}]"
+    assert refusal("strategy=fedproto", models) == (
+        "Strategy fedproto needs features of one width; model has mlp_small (16), cnn_small (32)."
+    )
+
+
+@pytest.mark.parametrize("attribute", ["sends", "returns"])
+def test_a_carrier_that_does_not_exist_is_refused_with_the_nearest_one(attribute):
+    strategy = type("Mine", (FusionStrategy,), {attribute: {"soft_label"}})()
+    assert refusal(strategy=strategy) == (
+        "Unknown carrier of strategy knfu 'soft_label'. Did you mean 'soft_labels'? "
+        "Valid: prototypes, soft_labels, weights."
+    )
+
+
+def test_a_target_that_is_no_strategy_is_refused():
+    with pytest.raises(ConfigurationError) as refused:
+        make_strategy(Component("mine", "fedfuse.objectives.kd.KD", {}))
+    assert str(refused.value) == (
+        "strategy mine (fedfuse.objectives.kd.KD) is no subclass of fedfuse.strategy.FusionStrategy."
+    )
+
+
+def test_a_strategy_is_built_with_its_arguments():
+    strategy = make_strategy(Component("knfu", "strategies.knfu.KnFu", {"beta": 3.0, "divergence": "l2"}))
+    assert (type(strategy), strategy.beta, strategy.divergence) == (KnFu, 3.0, "l2")
+
+
+# Who gets what
+
+
+def test_models_are_dealt_to_the_clients_in_turn():
+    configuration = compose([*BASE, "model=[cnn_small,mlp_small,mlp_large]"])
+    architectures = make_architectures(configuration, federation())
+    assert [architecture.name for architecture in architectures] == ["cnn_small", "mlp_small", "mlp_large"]
+    clients = make_clients(federation(), architectures)
+    assert [client.client_id for client in clients] == [0, 1, 2, 3]
+    assert [client.architecture.name for client in clients] == ["cnn_small", "mlp_small", "mlp_large", "cnn_small"]
+    assert all(client.data is data for client, data in zip(clients, federation().clients, strict=True))
+
+
+def test_a_model_is_described_with_the_shape_and_the_classes_of_the_data():
+    (architecture,) = make_architectures(
+        compose([*BASE, "model=[{name: mlp_small, hidden: [5], embedding_size: 3}]"]), federation()
+    )
+    assert [tuple(shape) for shape in architecture.shapes.values()] == [(5, 64), (5,), (3, 5), (3,), (10, 3), (10,)]
+
+
+def test_federation_follows_the_configuration():
+    assert len(federation().clients) == 4
+    assert len(federation().transfer) == 40
+    other = load_federation(compose([*BASE, "num_clients=2", "transfer.size=30", "partition=iid", "seed=1"]))
+    assert (len(other.clients), len(other.transfer)) == (2, 30)
+    sizes = [len(client.train) + len(client.validation) + len(client.test) for client in other.clients]
+    assert abs(sizes[0] - sizes[1]) <= 1
+    assert sum(sizes) + 30 + len(other.global_test) == 1797
+    assert not torch.equal(other.transfer.inputs, federation().transfer.inputs[:30])
+
+
+def test_client_settings_follow_the_configuration():
+    configuration = compose(
+        [*BASE, "seed=5", "objective.temperature=2.5", "privacy=[noise,swing]", "share_facts=[num_examples]"]
+    )
+    settings = make_client_settings(configuration, federation())
+    assert settings.seed == 5
+    assert settings.objective.temperature == 2.5
+    assert [type(protector).__name__ for protector in settings.protectors] == ["Noise", "Swing"]
+    assert settings.share_facts == {"num_examples"}
+    assert (settings.learn, settings.absorb) == (configuration.learn, configuration.absorb)
+    assert settings.transfer is federation().transfer
+    assert settings.global_test is federation().global_test
+    assert settings.class_names == tuple("0123456789")
+
+
+def test_server_has_no_samples_but_the_transfer_set():
+    configuration = compose([*BASE, "transfer/policy=random_subset", "transfer.policy.fraction=0.25"])
+    architectures = make_architectures(configuration, federation())
+    server = make_server(configuration, federation(), architectures)
+    assert server.transfer_inputs is federation().transfer.inputs
+    assert server.transfer_digest == federation().transfer.digest
+    assert dict(server.architectures) == {one.signature: one for one in architectures}
+    assert len(server.transfer_rows(40, server.generator("rows"))) == 10
+    assert not any(isinstance(value, Samples) for value in vars(server).values())
+
+
+def test_round_settings_follow_the_configuration():
+    configuration = compose(["seed=4", "num_clients=7", "fraction=0.3", "min_clients=2", "share_facts=[test_metrics]"])
+    assert make_round_settings(configuration) == RoundSettings(4, 7, 0.3, 2, frozenset({"test_metrics"}))
+
+
+# Precision
+
+
+class Recorder(LocalGrid):
+    def send_and_receive(self, messages, *, timeout=None):
+        self.records = [*getattr(self, "records", []), *[message.content for message in messages]]
+        replies = super().send_and_receive(messages)
+        self.records += [reply.content for reply in replies]
+        self.replies = getattr(self, "replies", []) + replies
+        return replies
+
+
+def floating(value):
+    """All floating tensors in nested containers."""
+    if isinstance(value, torch.Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, Samples):
+        return [value.inputs]
+    if isinstance(value, dict):
+        return [tensor for inner in value.values() for tensor in floating(inner)]
+    if isinstance(value, list | tuple):
+        return [tensor for inner in value for tensor in floating(inner)]
+    return []
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float64", torch.float64), ("float32", torch.float32)])
+@pytest.mark.parametrize("strategy", ["knfu", "fedmd", "fedproto", "fedavg"])
+@pytest.mark.parametrize("runner", ["sequential", "stacked"])
+def test_precision_is_the_same_everywhere(precision, dtype, strategy, runner, tmp_path):
+    overrides = [*BASE, f"strategy={strategy}", f"engine.precision={precision}", f"engine.runner={runner}"]
+    overrides += ["num_rounds=2", "learn.batch_size=128", "model=mlp_small"]
+    overrides += ["privacy=[swing]", "transfer/policy=random_subset"] if strategy in ("knfu", "fedmd") else []
+    simulation = assemble(compose(overrides))
+    grid = Recorder(simulation.clients, simulation.settings, runner)
+    seen, fuse = [], simulation.strategy.fuse
+
+    def recording_fuse(knowledge, server):
+        fused = fuse(knowledge, server)
+        seen.extend([knowledge, fused])
+        return fused
+
+    simulation.strategy.fuse = recording_fuse
+    initial = simulation.strategy.initial(simulation.server)
+    serve(Service(simulation.configuration, grid, simulation.strategy, simulation.server, tmp_path, initial))
+
+    arrays = [array for record in grid.records for arrays in record.array_records.values() for array in arrays.values()]
+    assert {array.dtype for array in arrays if array.dtype.startswith("float")} == {precision}
+    shared = [Reply.from_record(reply.content) for reply in grid.replies if reply.metadata.message_type == SHARE]
+    states = floating(grid.state_dict())
+    data = [floating(vars(client.data)) for client in simulation.clients]
+    server = [simulation.server.transfer_inputs, simulation.settings.global_test.inputs]
+    built = list(simulation.server.build(simulation.clients[0].architecture.signature).state_dict().values())
+    stacked = [floating([dict(cohort.weights) for cohort in k.weights]) for k in seen[::2]]
+    stacked += [floating([dict(tensors) for tensors in k.tensors.values()]) for k in seen[::2]]
+    for tensors in (
+        floating([[dict(t) for t in reply.knowledge.carriers.values()] for reply in shared]),
+        states,
+        [tensor for own in data for tensor in own],
+        server,
+        built,
+        [tensor for own in stacked for tensor in own],
+    ):
+        assert len(tensors) >= 2
+        assert {tensor.dtype for tensor in tensors} == {dtype}
+
+
+def test_double_precision_starts_from_the_same_numbers():
+    single, double = (assemble(compose([*BASE, f"engine.precision={p}"])) for p in ("float32", "float64"))
+    assert torch.equal(double.server.transfer_inputs.float(), single.server.transfer_inputs)
+    seed = 11
+    for own, other in zip(single.clients, double.clients, strict=True):
+        assert torch.equal(own.data.train.inputs.double(), other.data.train.inputs)
+        first = own.architecture.initial_parameters(seed, torch.float32)
+        second = other.architecture.initial_parameters(seed, torch.float64)
+        assert all(torch.equal(first[name].double(), second[name]) for name in first)

@@ -1,0 +1,103 @@
+from functools import partial
+
+import pytest
+import torch
+
+from fedfuse.models.architecture import describe
+from fedfuse.models.mlp import MLP
+from fedfuse.randomness import numpy_generator, torch_seed
+from fedfuse.server import Server
+from fedfuse.transfer.all import AllRows
+
+SMALL = partial(MLP, input_shape=(2, 3), num_classes=4, hidden=(5,), embedding_size=6)
+LARGE = partial(MLP, input_shape=(2, 3), num_classes=4, hidden=(7, 5), embedding_size=6)
+
+
+def make_server(seed=0, dtype=torch.float32):
+    architectures = [describe(name, build, (2, 3)) for name, build in (("small", SMALL), ("large", LARGE))]
+    return Server(
+        seed=seed,
+        transfer_inputs=torch.zeros(11, 2, 3),
+        transfer_digest="digest",
+        class_names=("a", "b", "c", "d"),
+        architectures={architecture.signature: architecture for architecture in architectures},
+        dtype=dtype,
+        transfer_rows=AllRows(),
+    )
+
+
+def weights_of(server, number=0):
+    return server.build(list(server.architectures)[number]).state_dict()
+
+
+def test_sizes_of_transfer_set_and_classes():
+    server = make_server()
+    assert (server.num_transfer, server.num_classes) == (11, 4)
+
+
+def test_built_weights_are_the_ones_that_the_seed_draws():
+    torch.manual_seed(torch_seed(3, "server weights"))
+    expected = SMALL().state_dict()
+    torch.manual_seed(99)
+    first, again = weights_of(make_server(seed=3)), weights_of(make_server(seed=3))
+    assert list(first) == list(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(first[name], tensor)
+        assert torch.equal(again[name], tensor)
+
+
+def test_another_seed_draws_other_weights():
+    one, other = weights_of(make_server(seed=0)), weights_of(make_server(seed=1))
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_architecture_is_chosen_by_its_signature():
+    server = make_server()
+    for signature, architecture in server.architectures.items():
+        module = server.build(signature)
+        assert isinstance(module, MLP)
+        assert {name: tensor.shape for name, tensor in module.state_dict().items()} == dict(architecture.shapes)
+    assert len(weights_of(server, 0)) != len(weights_of(server, 1))
+
+
+def test_models_have_the_precision_of_the_run_and_the_same_numbers():
+    single, double = weights_of(make_server()), weights_of(make_server(dtype=torch.float64))
+    for name, tensor in single.items():
+        assert tensor.dtype == torch.float32
+        assert double[name].dtype == torch.float64
+        assert torch.equal(double[name], tensor.double())
+
+
+def test_every_model_is_built_anew():
+    server = make_server()
+    first = server.build(next(iter(server.architectures)))
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    assert all(parameter.requires_grad for parameter in first.parameters())
+    assert weights_of(server)["head.weight"].abs().sum() > 0
+
+
+def test_building_leaves_torchs_own_generator_alone():
+    before = torch.get_rng_state()
+    weights_of(make_server())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(KeyError, match="0123456789abcdef"):
+        make_server().build("0123456789abcdef")
+
+
+def test_a_strategys_draws_have_streams_of_their_own():
+    server = make_server(seed=5)
+    draw = server.generator("noise", round=2).random()
+    assert draw == numpy_generator(5, "strategy noise", 2).random()
+    others = [
+        server.generator("noise", round=3),
+        server.generator("other", round=2),
+        make_server(seed=6).generator("noise", round=2),
+        numpy_generator(5, "noise", 2),
+    ]
+    assert all(other.random() != draw for other in others)
+    assert server.generator("noise").random() == server.generator("noise", round=0).random()

@@ -1,0 +1,566 @@
+import functools
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedfuse import cli, results
+from fedfuse.checkpoint import CLIENTS, FOLDER, SERVER
+from fedfuse.client.state import ABSORBED, SHARED, Generation
+from fedfuse.composition import compose
+from fedfuse.configuration import from_yaml
+from fedfuse.engine.local_grid import LocalGrid
+from fedfuse.errors import ConfigurationError, TooFewClientsError
+from fedfuse.messages import SHARE, Request
+from fedfuse.simulate import assemble, introduction, resume, simulate
+
+BASE = ["num_clients=3", "num_rounds=3", "transfer.size=40", "engine.runner=sequential"]
+BASE += ["learn.epochs=1", "learn.batch_size=64", "absorb.epochs=1", "model=[mlp_small,mlp_large]"]
+STRATEGIES = {
+    "knfu": ["strategy=knfu"],
+    "fedmd-sampled": ["strategy=fedmd", "fraction=0.5", "transfer/policy=random_subset"],
+    "fedproto": ["strategy=fedproto"],
+    "fedavg": ["strategy=fedavg", "model=[mlp_small]"],
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Wait for no disk, and draw figures only where they are what is tested."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    if "with_figures" not in request.node.name:
+        monkeypatch.setattr("fedfuse.simulate.draw_figures", lambda directory, summary: [])
+
+
+def without_seconds(value):
+    return {name: entry for name, entry in value.items() if name != "seconds"}
+
+
+def outcome(directory):
+    """All that a run leaves behind, but for times."""
+    found = {}
+    for folder in (directory, directory / results.LOCAL_ONLY):
+        found[folder.name if folder != directory else "run"] = {
+            "metrics": [without_seconds(line) for line in results.read_metrics(folder)],
+            "seconds": [sorted(line["seconds"]) for line in results.read_metrics(folder)],
+            "clients": read(folder / results.CLIENTS_FILE),
+            "relevance": read(folder / results.RELEVANCE_FILE),
+            "states": tensors_of(folder / FOLDER / CLIENTS),
+        }
+    found["guarantees"] = read(directory / "guarantees.json")
+    found["summary"] = without_seconds(results.read_summary(directory))
+    return found
+
+
+def read(path):
+    return path.read_bytes() if path.exists() else None
+
+
+def tensors_of(path):
+    return flat(torch.load(path, weights_only=True)) if path.exists() else None
+
+
+def flat(value, prefix=""):
+    """Nested dictionaries and lists as one dictionary, tensors as lists of numbers."""
+    if isinstance(value, torch.Tensor):
+        return {prefix: value.tolist()}
+    if not isinstance(value, dict | list | tuple):
+        return {prefix: value}
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    return {key: leaf for name, inner in entries for key, leaf in flat(inner, f"{prefix}/{name}").items()}
+
+
+@functools.cache
+def uninterrupted(*overrides):
+    with tempfile.TemporaryDirectory() as directory:
+        return outcome(simulate(compose([*BASE, *overrides]), Path(directory) / "run"))
+
+
+def stop_at(monkeypatch, target, number=1, after=False, only=lambda *arguments: True):
+    """Interrupt the call of this number of a function, before or after it does its work."""
+    owner, _, name = target.rpartition(".")
+    owner = functools.reduce(getattr, owner.split(".")[1:], __import__(owner.split(".")[0]))
+    work, calls = getattr(owner, name), []
+
+    def stopping(*arguments, **keywords):
+        calls.append(1) if only(*arguments) else None
+        stop = only(*arguments) and len(calls) == number
+        if stop and not after:
+            raise KeyboardInterrupt
+        result = work(*arguments, **keywords)
+        if stop:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(owner, name, stopping)
+
+
+def of_generation(round, phase):
+    return lambda store, client_id, generation, state: generation == Generation(round, phase)
+
+
+def server_file(path, contents):
+    return path.name == SERVER and path.parent.parent.name != results.LOCAL_ONLY
+
+
+def server_file_of_baseline(path, contents):
+    return path.name == SERVER and path.parent.parent.name == results.LOCAL_ONLY
+
+
+def in_baseline(directory, record):
+    return directory.name == results.LOCAL_ONLY
+
+
+SAVE, REPLACE, APPEND = (
+    "fedfuse.client.state.MemoryStore.save",
+    "fedfuse.checkpoint._replace",
+    "fedfuse.results.append_round",
+)
+# Where a run is stopped: the arguments of stop_at, and how many rounds are in metrics.jsonl then.
+STOPS = {
+    "before-the-first-checkpoint": ({"target": REPLACE}, 0),
+    "between-the-files-of-the-first-checkpoint": ({"target": REPLACE, "only": server_file}, 0),
+    "in-the-first-learn": ({"target": "fedfuse.client.phases.learn"}, 0),
+    "in-learn": ({"target": "fedfuse.client.phases.learn", "only": lambda c, s, round, *_: round == 2}, 1),
+    "in-share-with-one-client-done": (
+        {"target": SAVE, "after": True, "only": of_generation(2, SHARED)},
+        1,
+    ),
+    "in-fuse": ({"target": "fedfuse.rounds.Waiting.put", "only": lambda self, fused, round: round == 2}, 1),
+    "between-the-files-after-share": ({"target": REPLACE, "number": 4, "only": server_file}, 1),
+    "after-share": ({"target": REPLACE, "number": 4, "after": True, "only": server_file}, 1),
+    "in-absorb-with-one-client-done": (
+        {"target": SAVE, "after": True, "only": of_generation(2, ABSORBED)},
+        1,
+    ),
+    "before-the-line-of-metrics": ({"target": "fedfuse.results.round_metrics", "number": 3}, 1),
+    "after-the-line-of-metrics": ({"target": APPEND, "number": 2, "after": True}, 2),
+    "between-the-files-after-absorb": ({"target": REPLACE, "number": 5, "only": server_file}, 2),
+    "after-absorb": ({"target": REPLACE, "number": 5, "after": True, "only": server_file}, 2),
+    "after-the-last-line-of-metrics": ({"target": APPEND, "number": 3, "after": True}, 3),
+}
+STOPS_IN_BASELINE = {
+    "between-run-and-baseline": ({"target": REPLACE, "only": server_file_of_baseline}, 3),
+    "in-baseline": ({"target": APPEND, "number": 2, "after": True, "only": in_baseline}, 3),
+    "after-share-in-baseline": (
+        {"target": REPLACE, "number": 4, "only": server_file_of_baseline},
+        3,
+    ),
+    "before-the-summary": ({"target": "fedfuse.results.write_summary"}, 3),
+}
+
+
+def check_stop(stop, overrides, directory, monkeypatch):
+    arguments, num_recorded = stop
+    with monkeypatch.context() as patch:
+        stop_at(patch, **arguments)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(compose([*BASE, *overrides]), directory)
+    assert len(results.read_metrics(directory)) == num_recorded
+    assert not (directory / results.SUMMARY_FILE).exists()
+    assert resume(directory) == directory
+    assert outcome(directory) == uninterrupted(*overrides)
+
+
+# Personal knowledge and its relevance with knfu; clients that are away and rows that are not asked for with fedmd.
+ALL_STOPS = [(stop, strategy) for stop in STOPS for strategy in ("knfu", "fedmd-sampled")]
+MAIN_STOPS = [
+    (stop, strategy)
+    for stop in ("in-learn", "between-the-files-after-share", "in-absorb-with-one-client-done", "after-absorb")
+    for strategy in ("fedproto", "fedavg")
+]
+
+
+@pytest.mark.parametrize(("stop", "strategy"), ALL_STOPS + MAIN_STOPS)
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(stop, strategy, tmp_path, monkeypatch):
+    overrides = (*STRATEGIES[strategy], "local_baseline=false")
+    check_stop(STOPS[stop], overrides, tmp_path / "run", monkeypatch)
+
+
+@pytest.mark.parametrize("stop", STOPS_IN_BASELINE)
+def test_a_run_that_was_stopped_in_its_baseline_ends_as_if_it_had_not_been(stop, tmp_path, monkeypatch):
+    check_stop(STOPS_IN_BASELINE[stop], tuple(STRATEGIES["fedavg"]), tmp_path / "run", monkeypatch)
+
+
+def test_a_run_with_memory_that_is_stopped_after_every_phase_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    # Swing's clients remember what was fused last, and who is away catches up.
+    overrides = ("strategy=fedmd", "privacy=[swing]", "fraction=0.5", "local_baseline=false")
+    stops, directory = 0, tmp_path / "run"
+    start = functools.partial(simulate, compose([*BASE, *overrides]))
+    while not (directory / results.SUMMARY_FILE).exists():
+        with monkeypatch.context() as patch:
+            stop_at(patch, REPLACE, number=2, after=True, only=server_file)
+            try:
+                start(directory)
+            except KeyboardInterrupt:
+                stops += 1
+        start = resume
+    assert stops == 6  # three rounds of two phases
+    assert outcome(directory) == uninterrupted(*overrides)
+
+
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
+    overrides = ["num_rounds=60", "strategy=knfu", "local_baseline=false"]
+    directory = tmp_path / "run"
+    command = [sys.executable, "-P", "-m", "fedfuse", "run", *BASE, *overrides, f"output={directory}"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(results.read_metrics(directory)) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = len(results.read_metrics(directory))
+    assert 2 <= done < 60
+    assert not (directory / results.SUMMARY_FILE).exists()
+
+    resume(directory, num_rounds=done + 2)
+    assert outcome(directory) == uninterrupted(*overrides, f"num_rounds={done + 2}")
+
+
+# Resume
+
+
+def test_resume_of_a_finished_run_changes_nothing(tmp_path):
+    directory = simulate(compose([*BASE, "strategy=knfu"]), tmp_path / "run")
+    before, lines = outcome(directory), (directory / results.METRICS_FILE).read_bytes()
+    (directory / results.SUMMARY_FILE).unlink()
+    resume(directory)
+    assert outcome(directory) == before
+    assert (directory / results.METRICS_FILE).read_bytes() == lines
+    resume(directory, num_rounds=3)
+    assert (directory / results.METRICS_FILE).read_bytes() == lines
+
+
+@pytest.mark.parametrize("strategy", ["fedmd-sampled", "fedavg"])
+def test_resume_goes_on_to_a_later_round(strategy, tmp_path):
+    overrides = STRATEGIES[strategy]
+    directory = simulate(compose([*BASE, *overrides, "num_rounds=1"]), tmp_path / "run")
+    resume(directory, num_rounds=3)
+    assert outcome(directory) == uninterrupted(*overrides)
+    assert from_yaml((directory / "config.yaml").read_text()) == compose([*BASE, *overrides])
+    assert len(results.read_metrics(directory / results.LOCAL_ONLY)) == 3
+
+
+def test_resume_refuses_fewer_rounds_than_are_done(tmp_path):
+    directory = simulate(compose([*BASE, "strategy=local", "num_rounds=2"]), tmp_path / "run")
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigurationError, match=r"^num_rounds=1, but 2 rounds are already done\.$"):
+        resume(directory, num_rounds=1)
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+
+
+def test_resume_of_a_stopped_run_to_fewer_rounds_than_it_had_before_it(tmp_path, monkeypatch):
+    overrides = (*STRATEGIES["knfu"], "local_baseline=false")
+    with monkeypatch.context() as patch:
+        stop_at(patch, SAVE, after=True, only=of_generation(3, ABSORBED))
+        with pytest.raises(KeyboardInterrupt):
+            simulate(compose([*BASE, *overrides, "num_rounds=5"]), tmp_path / "run")
+    resume(tmp_path / "run", num_rounds=2)  # round 3 has been shared, and stays so
+    assert len(results.read_metrics(tmp_path / "run")) == 2
+    resume(tmp_path / "run", num_rounds=3)
+    assert outcome(tmp_path / "run") == uninterrupted(*overrides)
+
+
+def test_resume_of_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError) as refused:
+        resume(tmp_path)
+    assert str(refused.value) == f"resume={tmp_path}: no config.yaml there, so this is no run's directory."
+    with pytest.raises(ConfigurationError, match=r"no config\.yaml there"):
+        resume(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
+    overrides = (*STRATEGIES["knfu"], "local_baseline=false")
+    directory = simulate(compose([*BASE, *overrides]), tmp_path / "run")
+    for path in sorted(directory.rglob("*"), reverse=True):
+        if path.name not in ("config.yaml", "guarantees.json"):
+            path.rmdir() if path.is_dir() else path.unlink()
+    resume(directory)
+    assert outcome(directory) == uninterrupted(*overrides)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_continue(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    directory = tmp_path / "my run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, APPEND, number=2)
+        words = ["run", *BASE, "strategy=knfu", "local_baseline=false", f"output='{directory}'"]
+        assert cli.main(words) == 130
+    printed = capsys.readouterr()
+    assert f"Interrupted. To continue: fedfuse run resume={directory}\n" in printed.out
+    assert printed.err == "fedfuse: interrupted\n"
+    assert (directory / FOLDER / SERVER).is_file()
+    assert (directory / FOLDER / CLIENTS).is_file()
+    assert cli.main(["run", f"resume={directory}"]) == 0
+    assert outcome(directory) == uninterrupted("strategy=knfu", "local_baseline=false")
+
+
+def fail(clients, states, *rest):
+    raise RuntimeError(f"secrets of client {clients[0].client_id}")
+
+
+def test_too_few_clients_end_the_command_with_1_and_the_way_to_continue(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    directory = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("fedfuse.client.phases.learn", fail)
+        words = ["run", *BASE, "strategy=knfu", "local_baseline=false", f"output={directory}"]
+        assert cli.main(words) == 1
+    printed = capsys.readouterr()
+    assert f"Stopped. Once mended, continue with: fedfuse run resume={directory}\n" in printed.out
+    assert printed.err.startswith("fedfuse: error: Round 1, share: 0 of 3 clients gave a valid reply, min_clients=1. ")
+    assert printed.err.count("\n") == 1
+    # The tracebacks are in the log of the run, and nowhere else.
+    assert "secrets" not in printed.out + printed.err
+    log = (directory / "run.log").read_text()
+    for client in range(3):
+        assert f"client {client} failed in round 1" in log
+        assert f"RuntimeError: secrets of client {client}" in log
+    assert cli.main(["run", f"resume={directory}"]) == 0
+    assert outcome(directory) == uninterrupted("strategy=knfu", "local_baseline=false")
+
+
+def test_the_log_is_as_before_when_the_run_is_over(tmp_path, monkeypatch):
+    logger = logging.getLogger("fedfuse")
+    before = (list(logger.handlers), logger.propagate)
+    monkeypatch.setattr("fedfuse.client.phases.learn", fail)
+    with pytest.raises(TooFewClientsError):
+        simulate(compose([*BASE, "strategy=local"]), tmp_path / "run")
+    assert (list(logger.handlers), logger.propagate) == before
+
+
+# What a run leaves behind
+
+
+def test_all_files_are_there_with_figures(tmp_path):
+    directory = simulate(compose([*BASE, "strategy=knfu", "num_rounds=2"]), tmp_path / "run")
+    files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    assert files == {
+        "config.yaml",
+        "metrics.jsonl",
+        "clients.csv",
+        "summary.json",
+        "relevance.npz",
+        "guarantees.json",
+        "checkpoint/server.pt",
+        "checkpoint/clients.pt",
+        "figures/accuracy_by_round.png",
+        "figures/accuracy_by_client.png",
+        "figures/label_distribution.png",
+        "figures/relevance.png",
+        "local_only/metrics.jsonl",
+        "local_only/clients.csv",
+        "local_only/checkpoint/server.pt",
+        "local_only/checkpoint/clients.pt",
+    }
+    assert from_yaml((directory / "config.yaml").read_text()) == compose([*BASE, "strategy=knfu", "num_rounds=2"])
+
+    simulation = assemble(compose([*BASE, "strategy=knfu", "num_rounds=2"]))
+    summary = results.read_summary(directory)
+    assert summary["num_rounds"] == 2
+    assert summary["configuration"] == {
+        "strategy": "knfu",
+        "data": "digits",
+        "partition": "dirichlet",
+        "partition_arguments": {"alpha": 0.5, "min_samples": 20, "self_balancing": True},
+        "model": ["mlp_small", "mlp_large"],
+        "privacy": [],
+        "num_clients": 3,
+        "seed": 0,
+    }
+    for client, row in zip(simulation.clients, summary["clients"], strict=True):
+        assert row["client_id"] == client.client_id
+        assert row["model"] == client.architecture.name
+        assert row["num_examples"] == len(client.data.train) == sum(row["label_counts"])
+        assert row["label_counts"] == torch.bincount(client.data.train.labels, minlength=10).tolist()
+    last = results.read_clients(directory)[2]
+    alone = results.read_clients(directory / results.LOCAL_ONLY)[2]
+    for row, own, local in zip(summary["clients"], last, alone, strict=True):
+        assert row["personal_accuracy"] == own.personal_accuracy
+        assert row["local_only_accuracy"] == local.personal_accuracy
+    with np.load(directory / "relevance.npz") as relevance:
+        assert set(relevance.files) == {"round_0001", "clients_0001", "round_0002", "clients_0002"}
+        assert np.allclose(relevance["round_0002"].sum(1), 1)
+
+
+def test_one_seed_gives_one_result_and_another_one_another_with_figures(tmp_path):
+    overrides = [*BASE, "strategy=knfu", "num_rounds=2", "privacy=[noise]"]
+    first, second = (simulate(compose(overrides), tmp_path / name) for name in ("first", "second"))
+    assert outcome(first) == outcome(second)
+    timed = {"metrics.jsonl", "summary.json"}
+    for path in sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file()):
+        if path.name not in timed and path.parent.name != FOLDER:
+            assert (first / path).read_bytes() == (second / path).read_bytes(), path
+    other = outcome(simulate(compose([*overrides, "seed=1"]), tmp_path / "other"))
+    assert other["run"]["clients"] != outcome(first)["run"]["clients"]
+    assert other["run"]["relevance"] != outcome(first)["run"]["relevance"]
+
+
+def test_torchs_own_generator_neither_matters_nor_moves(tmp_path):
+    torch.manual_seed(123)
+    torch.rand(7)
+    overrides = (*STRATEGIES["knfu"], "local_baseline=false")
+    state = torch.get_rng_state()
+    directory = simulate(compose([*BASE, *overrides]), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert outcome(directory) == uninterrupted(*overrides)
+
+
+def test_an_output_that_is_not_empty_is_refused_and_untouched(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigurationError, match=f"output={tmp_path} exists and is not empty. Use resume={tmp_path}"):
+        simulate(compose([*BASE, f"output={tmp_path}"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_output_names_the_directory_and_without_it_one_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = [*BASE, "strategy=local", "num_rounds=1"]
+    assert simulate(compose([*overrides, "output=mine"])) == Path("mine")
+    made = simulate(compose(overrides))
+    assert made.parent == Path("outputs/local/digits")
+    assert outcome(made) == outcome(Path("mine"))
+
+
+def test_parts_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigurationError, match="Protector noise protects soft_labels; strategy local sends nothing"):
+        simulate(compose([*BASE, "strategy=local", "privacy=[noise]"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# The local-only baseline
+
+
+def record_first_requests(monkeypatch):
+    """Keep the requests of the first share phase of every stage of a run."""
+    stages = []
+
+    class Recording(LocalGrid):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            stages.append({})
+
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            if messages[0].metadata.message_type == SHARE and messages[0].metadata.group_id == "1":
+                for message in messages:
+                    stages[-1][message.metadata.dst_node_id - 1] = Request.from_record(message.content)
+            return super().send_and_receive(messages, timeout=timeout)
+
+    monkeypatch.setattr("fedfuse.simulate.LocalGrid", Recording)
+    return stages
+
+
+def test_the_baseline_of_fedavg_starts_from_the_same_weights(tmp_path, monkeypatch):
+    stages = record_first_requests(monkeypatch)
+    overrides = [*BASE, *STRATEGIES["fedavg"], "num_rounds=1"]
+    directory = simulate(compose(overrides), tmp_path / "run")
+    federated, local = stages
+    initial = assemble(compose(overrides)).strategy.initial(assemble(compose(overrides)).server).common["weights"]
+    for stage in (federated, local):
+        for client in range(3):
+            assert stage[client].fused_round == 0
+            assert stage[client].fused["weights"].keys() == initial.keys()
+            assert all(torch.equal(stage[client].fused["weights"][name], initial[name]) for name in initial)
+    # Learning is the same, so what the clients shared in the first round are the local-only models.
+    shared = torch.load(directory / FOLDER / CLIENTS, weights_only=True)["clients"]
+    alone = torch.load(directory / results.LOCAL_ONLY / FOLDER / CLIENTS, weights_only=True)["clients"]
+    for client in range(3):
+        (_, phase, own), (_, _, local_own) = shared[client][0], alone[client][0]
+        assert phase == SHARED
+        assert flat(own["parameters"]) == flat(local_own["parameters"])
+
+
+def test_the_baseline_of_others_starts_from_each_clients_own_weights(tmp_path, monkeypatch):
+    stages = record_first_requests(monkeypatch)
+    directory = simulate(compose([*BASE, "strategy=knfu", "num_rounds=1"]), tmp_path / "run")
+    assert [{request.fused_round for request in stage.values()} for stage in stages] == [{-1}, {-1}]
+    alone = outcome(simulate(compose([*BASE, "strategy=local", "num_rounds=1"]), tmp_path / "alone"))["run"]
+    baseline = outcome(directory)[results.LOCAL_ONLY]
+    assert baseline["clients"] == alone["clients"]
+    assert baseline["states"] == alone["states"]
+
+
+@pytest.mark.parametrize("protector", ["swing", "noise"])
+def test_the_baseline_needs_no_protector_and_is_the_same_with_one(protector, tmp_path):
+    overrides = [*BASE, "strategy=knfu", "num_rounds=1"]
+    protected = outcome(simulate(compose([*overrides, f"privacy=[{protector}]"]), tmp_path / "protected"))
+    bare = outcome(simulate(compose(overrides), tmp_path / "bare"))
+    assert protected[results.LOCAL_ONLY] == bare[results.LOCAL_ONLY]
+    assert protected["run"]["relevance"] != bare["run"]["relevance"]
+
+
+def test_there_is_no_baseline_where_none_is_wanted_or_the_run_is_one(tmp_path, monkeypatch):
+    stages = record_first_requests(monkeypatch)
+    simulate(compose([*BASE, "strategy=knfu", "num_rounds=1", "local_baseline=false"]), tmp_path / "without")
+    simulate(compose([*BASE, "strategy=local", "num_rounds=1"]), tmp_path / "local")
+    assert len(stages) == 2
+    assert not (tmp_path / "without" / results.LOCAL_ONLY).exists()
+    assert not (tmp_path / "local" / results.LOCAL_ONLY).exists()
+    assert results.read_summary(tmp_path / "without")["spread"]["local_only"] == {"personal": None, "general": None}
+
+
+# What a user is told
+
+
+def test_introduction_says_what_runs_what_travels_and_what_is_promised(tmp_path, capsys):
+    configuration = compose([*BASE, "strategy=fedavg", "model=mlp_small", "seed=4", "num_rounds=1"])
+    lines = introduction(assemble(configuration))
+    assert lines == [
+        "fedavg on digits (dirichlet): 3 clients with mlp_small; 40 transfer samples, seed 4",
+        "Clients send weights and get back weights; private facts told to the strategy: num_examples.",
+        "No protector: what is sent is not noised, and nothing is guaranteed.",
+    ]
+    simulate(configuration, tmp_path / "run")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:5] == [*lines, "fedavg: rounds 1 to 1", printed[4]]
+    assert printed[4].startswith("round 1/1  personal ")
+    assert "local-only: rounds 1 to 1" in printed
+
+    lines = introduction(assemble(compose([*BASE, "strategy=knfu", "privacy=[noise]"])))
+    assert lines[1:] == [
+        "Clients send soft_labels and get back soft_labels; private facts told to the strategy: nothing.",
+        "noise: gaussian noise of scale 0.05 on soft labels; guarantee: none",
+    ]
+    assert introduction(assemble(compose([*BASE, "strategy=local"])))[1:] == [
+        "Clients send nothing and get back nothing; private facts told to the strategy: nothing."
+    ]
+
+
+def test_resume_says_in_which_round_it_goes_on(tmp_path, capsys):
+    directory = simulate(compose([*BASE, "strategy=local", "num_rounds=1"]), tmp_path / "run")
+    capsys.readouterr()
+    resume(directory, num_rounds=2)
+    assert "local: rounds 2 to 2\n" in capsys.readouterr().out
+
+
+def test_threads_follow_the_configuration(tmp_path, monkeypatch):
+    numbers = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    simulate(compose([*BASE, "strategy=local", "num_rounds=1", "engine.threads=2"]), tmp_path / "run")
+    assert numbers == [2]
+
+
+def test_a_run_whose_clients_tell_no_metrics_is_summarised_without_them(tmp_path):
+    overrides = [*BASE, "strategy=knfu", "share_facts=[]", "num_rounds=1"]
+    directory = simulate(compose(overrides), tmp_path / "run")
+    (line,) = results.read_metrics(directory)
+    assert (line["participants"], line["personal_mean"], line["general_mean"]) == (3, None, None)
+    assert json.loads((directory / "summary.json").read_text())["spread"]["federated"] == {
+        "personal": None,
+        "general": None,
+    }
