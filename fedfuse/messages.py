@@ -15,7 +15,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedfuse.knowledge import InvalidKnowledgeError, Knowledge, Tensors
+from fedfuse.knowledge import InvalidKnowledgeError, Knowledge, Tensors, check_finite
 
 DESCRIBE = "query.describe"
 SHARE = "train.share"
@@ -94,12 +94,15 @@ class Request:
         request = record.config_records["request"]
         rows = record.array_records["rows"]["rows"] if "rows" in record else None
         fused_round = _integer(request, "fused-round")
+        fused = _read_carriers(record, _names(request, "carriers")) if fused_round >= 0 else None
+        for carrier, tensors in (fused or {}).items():
+            check_finite(carrier, tensors)
         return Request(
             round=_integer(request, "round"),
             sends=_names(request, "sends"),
             facts=_names(request, "facts"),
             rows=None if rows is None else torch.from_numpy(rows.numpy()),
-            fused=_read_carriers(record, _names(request, "carriers")) if fused_round >= 0 else None,
+            fused=fused,
             fused_round=fused_round,
         )
 

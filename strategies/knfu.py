@@ -25,7 +25,7 @@ class KnFu(FusionStrategy):
     Parameters
     ----------
     beta : float
-        How strictly neighbours are chosen, not negative: 0 is the plain mean, infinity is the client alone.
+        How strictly neighbours are chosen, not negative: 0 is the plain mean, a very large one is the client alone.
     divergence : str
         D: ``"js"`` (the default, the best of the three on validation data of the digits at alpha 0.5), ``"l2"``, or
         ``"kl"``, which is almost local-only under strong label skew.
@@ -35,7 +35,7 @@ class KnFu(FusionStrategy):
 
     def __init__(self, beta: float = 10.0, divergence: str = "js") -> None:
         if not (math.isfinite(beta) and beta >= 0):
-            raise ValueError(f"beta={beta} must not be negative")
+            raise ValueError(f"beta={beta} must be finite and not negative")
         if divergence not in DIVERGENCES:
             raise ValueError(f"divergence={divergence!r} must be one of {', '.join(DIVERGENCES)}")
         self.beta = beta

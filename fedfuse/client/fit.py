@@ -125,8 +125,8 @@ def loss_of_step(
     terms : Sequence[Term]
         The loss is the weighted sum of these; each is the mean over the samples that are no padding.
     batches, masks : Mapping
-        By stream: the tensors of the batch, and bool ``[B]``, false in padding rows. These repeat a sample of the batch:
-        foreign ones could hold a NaN, which no mask keeps out of the gradient.
+        By stream: the tensors of the batch, and bool ``[B]``, false in padding rows. These repeat a sample of the
+        batch: foreign ones could hold a NaN, which no mask keeps out of the gradient.
     state : State
         What the objectives remember.
 

@@ -37,7 +37,7 @@ class KD:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature={self.temperature} must be positive")
+            raise ValueError(f"temperature={self.temperature} must be positive and finite")
 
     def initial_state(self) -> State:
         """Return nothing: this loss has no memory."""

@@ -32,7 +32,7 @@ class Prototype:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"weight={self.weight} must not be negative")
+            raise ValueError(f"weight={self.weight} must be finite and not negative")
 
     def initial_state(self) -> State:
         """Return nothing: this loss has no memory."""

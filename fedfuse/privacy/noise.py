@@ -54,7 +54,7 @@ class Noise:
     def __post_init__(self) -> None:
         check_distribution(self.distribution)
         if not (math.isfinite(self.scale) and self.scale >= 0):
-            raise ValueError(f"scale={self.scale} must not be negative")
+            raise ValueError(f"scale={self.scale} must be finite and not negative")
 
     def guarantee(self) -> Guarantee:
         """State that nothing is guaranteed: one record can move a soft label by more than such noise hides."""

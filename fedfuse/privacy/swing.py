@@ -73,9 +73,9 @@ class Swing:
                 "must satisfy 1 <= minimum <= maximum"
             )
         if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
-            raise ValueError(f"noise_scale={self.noise_scale} must not be negative")
+            raise ValueError(f"noise_scale={self.noise_scale} must be finite and not negative")
         if not (math.isfinite(self.sharpness) and self.sharpness > 0):
-            raise ValueError(f"sharpness={self.sharpness} must be positive")
+            raise ValueError(f"sharpness={self.sharpness} must be positive and finite")
 
     @property
     def needs_reference(self) -> bool:

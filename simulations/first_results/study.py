@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from fedfuse.composition import compose
 from fedfuse.results import read_summary
-from fedfuse.simulate import simulate
+from fedfuse.simulate import resume, simulate
 
 HERE = Path(__file__).parent
 ALPHAS = (0.1, 0.5, 10)
@@ -70,14 +70,11 @@ def run(group: str, arm: str, alpha: float, seed: int, runs: Path) -> dict[str, 
     directory = runs / name
     if not (directory / "summary.json").exists():
         overrides = [*ARMS[group][arm], f"partition.alpha={alpha}", f"seed={seed}", "local_baseline=false"]
-        fresh = directory
-        while fresh.exists():
-            fresh = fresh.with_name(f"{fresh.name}-again")
         with contextlib.redirect_stdout(io.StringIO()):
-            simulate(compose(overrides), fresh)
-        if fresh != directory:
-            directory.rename(fresh.with_name(f"{fresh.name}-interrupted"))
-            fresh.rename(directory)
+            if (directory / "config.yaml").exists():
+                resume(directory)
+            else:
+                simulate(compose(overrides), directory)
     summary = read_summary(directory)
     measures = {name: summary["metrics"][name]["mean_of_last_five"] for name in MEASURES}
     return measures | {"bytes": (summary["bytes_up"] + summary["bytes_down"]) / 10 / summary["num_rounds"]}
@@ -125,8 +122,8 @@ def draw(results: Results) -> Figure:
             panel.errorbar(
                 statistics.mean(x),
                 statistics.mean(y),
-                xerr=statistics.pstdev(x),
-                yerr=statistics.pstdev(y),
+                xerr=statistics.stdev(x),
+                yerr=statistics.stdev(y),
                 fmt=mark,
                 color=colour,
                 label=arm,

@@ -97,7 +97,7 @@ def test_a_hard_label_gives_the_cross_entropy():
 
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(ValueError, match=f"temperature={temperature} must be positive"):
+    with pytest.raises(ValueError, match=f"temperature={temperature} must be positive and finite"):
         KD(temperature)
 
 

@@ -46,7 +46,7 @@ def test_gradient_agrees_with_finite_differences():
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_a_weight_that_is_negative_is_refused(weight):
-    with pytest.raises(ValueError, match=f"weight={weight} must not be negative"):
+    with pytest.raises(ValueError, match=f"weight={weight} must be finite and not negative"):
         Prototype(weight)
 
 

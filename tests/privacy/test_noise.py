@@ -93,7 +93,7 @@ def test_nothing_is_guaranteed():
 
 @pytest.mark.parametrize("scale", [-0.01, math.nan, math.inf])
 def test_a_scale_that_is_negative_is_refused(scale):
-    with pytest.raises(ValueError, match=f"scale={scale} must not be negative"):
+    with pytest.raises(ValueError, match=f"scale={scale} must be finite and not negative"):
         Noise(scale)
 
 

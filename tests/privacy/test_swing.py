@@ -150,11 +150,11 @@ def test_nothing_is_guaranteed():
         ({"minimum_temperature": math.nan}, "temperatures from nan to 8.0 must satisfy"),
         ({"maximum_temperature": math.inf}, "temperatures from 1.0 to inf must satisfy"),
         ({"maximum_temperature": math.nan}, "temperatures from 1.0 to nan must satisfy"),
-        ({"noise_scale": -0.1}, "noise_scale=-0.1 must not be negative"),
-        ({"noise_scale": math.nan}, "noise_scale=nan must not be negative"),
-        ({"noise_scale": math.inf}, "noise_scale=inf must not be negative"),
-        ({"sharpness": 0}, "sharpness=0 must be positive"),
-        ({"sharpness": math.inf}, "sharpness=inf must be positive"),
+        ({"noise_scale": -0.1}, "noise_scale=-0.1 must be finite and not negative"),
+        ({"noise_scale": math.nan}, "noise_scale=nan must be finite and not negative"),
+        ({"noise_scale": math.inf}, "noise_scale=inf must be finite and not negative"),
+        ({"sharpness": 0}, "sharpness=0 must be positive and finite"),
+        ({"sharpness": math.inf}, "sharpness=inf must be positive and finite"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments, message):

@@ -171,7 +171,7 @@ def test_how_many_neighbours_label_skew_leaves(divergence, alpha, self_weight, n
 
 @pytest.mark.parametrize("beta", [-1.0, math.nan, math.inf])
 def test_a_beta_out_of_range_is_refused(beta):
-    with pytest.raises(ValueError, match=f"beta={beta} must not be negative"):
+    with pytest.raises(ValueError, match=f"beta={beta} must be finite and not negative"):
         KnFu(beta)
 
 
