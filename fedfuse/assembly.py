@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedfuse.carriers.carrier import CARRIERS
 from fedfuse.client.client import Client, ClientSettings, Predictors
 from fedfuse.components import build
 from fedfuse.composition import compose
 from fedfuse.configuration import Component, Configuration
 from fedfuse.data.federation import ClientData, Federation, TransferSet, federate
 from fedfuse.data.samples import LabelledData
-from fedfuse.errors import ConfigurationError
+from fedfuse.errors import ConfigurationError, unknown_name
 from fedfuse.models.architecture import Architecture, describe
 from fedfuse.rounds import RoundSettings
 from fedfuse.server import Server
@@ -168,6 +169,9 @@ def check_compatible(
         At the first pair that does not fit.
     """
     name = configuration.strategy.name
+    for carrier in sorted({*strategy.sends, *strategy.returns}):
+        if carrier not in CARRIERS:
+            raise unknown_name(f"carrier of strategy {name}", carrier, CARRIERS)
     for component, protector in zip(configuration.privacy, settings.protectors, strict=True):
         if protector.carrier not in strategy.sends:
             sent = ", ".join(sorted(strategy.sends)) or "nothing"

@@ -122,18 +122,17 @@ def assemble(configuration: Configuration) -> Simulation:
 
 
 def _run(simulation: Simulation, directory: Path) -> None:
-    configuration, strategy = simulation.configuration, simulation.strategy
+    configuration = simulation.configuration
     torch.set_num_threads(configuration.engine.threads)
     console = Console()
-    initial = strategy.initial(simulation.server)
+    initial = simulation.strategy.initial(simulation.server)
     try:
         with _log_to(directory / "run.log"), make_display(console) as display:
             for line in introduction(simulation):
                 display.note(line)
-            _stage(simulation, strategy, initial, configuration.strategy.name, directory, display)
+            _stage(simulation, initial, configuration.strategy.name, directory, display)
             if configuration.local_baseline and configuration.strategy.name != LOCAL:
-                local = make_strategy(_local_strategy())
-                _stage(simulation, local, initial, "local-only", directory / results.LOCAL_ONLY, display)
+                _stage(_local_only(simulation), initial, "local-only", directory / results.LOCAL_ONLY, display)
     except KeyboardInterrupt:
         console.print(f"Interrupted. To continue: fedfuse run resume={directory}", soft_wrap=True)
         raise
@@ -149,13 +148,12 @@ def _run(simulation: Simulation, directory: Path) -> None:
 
 def _stage(
     simulation: Simulation,
-    strategy: FusionStrategy,
     initial: Fused | None,
     name: str,
     directory: Path,
     display: Display,
 ) -> None:
-    """Run all rounds of one strategy on the clients' data and initial weights."""
+    """Run all rounds from the clients' initial weights, or those that are left."""
     done = len(results.read_metrics(directory))
     display.stage(name, simulation.configuration.num_rounds, first_round=done + 1)
     directory.mkdir(exist_ok=True)
@@ -164,7 +162,7 @@ def _stage(
         Service(
             configuration=simulation.configuration,
             grid=grid,
-            strategy=strategy,
+            strategy=simulation.strategy,
             server=simulation.server,
             directory=directory,
             initial=initial,
@@ -193,9 +191,11 @@ def introduction(simulation: Simulation) -> list[str]:
     return lines
 
 
-def _local_strategy() -> Component:
+def _local_only(simulation: Simulation) -> Simulation:
     values = catalogue.read("strategy", LOCAL, catalogue.folders())
-    return Component(LOCAL, values.pop("_target_"), values)
+    strategy = make_strategy(Component(LOCAL, values.pop("_target_"), values))
+    # Nothing is sent, so there is nothing to protect.
+    return replace(simulation, strategy=strategy, settings=replace(simulation.settings, protectors=()))
 
 
 def _list(names: object) -> str:

@@ -251,15 +251,22 @@ REFUSED = {
     "fused-of-another-shape",
     "fused-of-another-architecture",
     "fused-that-is-not-there",
+    "fused-nan",
 }
 
 
 @pytest.mark.parametrize("name", GARBAGE)
 def test_garbage_is_answered_with_a_failure(name, tmp_path):
     reply = ask(SHARE, GARBAGE[name], context_of(0, tmp_path))
-    code = "refused" if name in REFUSED else "diverged" if name == "fused-nan" else "failed"
-    assert reply["failure"]["code"] == code
+    assert reply["failure"]["code"] == ("refused" if name in REFUSED else "failed")
     assert_tells_nothing_private(reply, tmp_path)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_training_that_diverges_is_answered_with_a_failure_and_not_kept(tmp_path):
+    context = context_of(0, tmp_path, overrides=f"{KNFU} learn.optimizer.lr=1e30")
+    reply = ask(SHARE, share_record(), context)
+    assert reply["failure"]["code"] == "diverged"
     assert not list(tmp_path.rglob("*.pt"))
 
 

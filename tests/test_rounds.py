@@ -605,11 +605,14 @@ def test_a_strategy_that_weighs_everything_with_nothing_teaches_nothing(tmp_path
     assert (relevance == 0).all()
 
 
-def test_a_client_at_the_edge_of_the_tolerance_cannot_stop_a_strategy_that_passes_it_on(tmp_path):
+def test_a_client_at_the_edge_of_what_it_may_send_cannot_stop_a_strategy_that_passes_it_on(tmp_path):
+    def fuse(self, knowledge, server):
+        rounded_up = knowledge.soft_labels * 1.0005
+        return Fused.for_each(knowledge.client_ids, soft_labels={"soft_labels": rounded_up, "mask": knowledge.mask})
+
     simulation = simulation_of()
     faults = {(SHARE, 1, 1): soft_labels(lambda own: own * 1.0009)}
-    strategy = returning(**matrix("relate", lambda n, m: torch.eye(n).roll(1, 0) * 1.0009))
-    lines, _ = run(simulation, tmp_path / "run", Wire(simulation, faults), strategy)
+    lines, _ = run(simulation, tmp_path / "run", Wire(simulation, faults), returning(fuse=fuse))
     assert all(line["left_out"] == [] for line in lines)
 
 
@@ -630,6 +633,8 @@ def test_there_are_as_many_messages_as_participants_and_bytes_are_what_they_hold
         participants = seen[round - 1].client_ids
         assert tuple(sorted(grid.requests(SHARE)[round])) == participants
         assert tuple(sorted(grid.requests(ABSORB)[round])) == participants
+        for request in grid.requests(SHARE)[round].values():
+            assert (request.rows is None) == (strategy not in ("knfu", "fedmd"))
         phases = slice(2 * round - 1, 2 * round + 1)
         for sent_or_received, name in ((grid.sent, "bytes_down"), (grid.received, "bytes_up")):
             messages = [message for phase in sent_or_received[phases] for message in phase]
@@ -806,6 +811,35 @@ def test_a_late_joiner_takes_part_from_the_round_in_which_it_appears(tmp_path):
     }
 
 
+def in_description(**changes):
+    def fault(reply):
+        reply.content["description"] = ConfigRecord({**reply.content["description"], **changes})
+        return [reply]
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (in_description(**{"client-id": 0}), "client id 0 is taken or out of range"),
+        (in_description(**{"transfer-digest": "0" * 16}), "client 3 holds another transfer set"),
+        (in_description(**{"class-names": '["cat", "dog"]'}), "client 3 has other classes"),
+        (in_description(architecture="other"), "client 3 has a model that is not configured here"),
+        (flower_error, "error 20"),
+        (silence, "gave no reply in time"),
+    ],
+)
+def test_a_node_that_does_not_fit_is_named_in_every_round_and_asked_for_nothing(fault, reason, tmp_path):
+    simulation = simulation_of()
+    grid = Wire(simulation, {(DESCRIBE, 0, 3): fault})
+    lines, seen = run(simulation, tmp_path / "run", grid)
+    left_out = [{"client_id": -1, "phase": "describe", "reason": f"node 4: {reason}"}]
+    assert [line["left_out"] for line in lines] == [left_out, left_out, left_out]
+    assert [knowledge.client_ids for knowledge in seen] == 3 * [(0, 1, 2)]
+    assert {client for requests in grid.requests(SHARE).values() for client in requests} == {0, 1, 2}
+
+
 def test_a_node_that_disappears_is_not_asked_until_it_is_back(tmp_path):
     simulation = simulation_of("strategy=fedmd")
     grid = Wire(simulation)
@@ -878,6 +912,7 @@ def test_waiting_gives_each_client_the_newest_that_it_has_not_absorbed():
     assert [waits(waiting, client) for client in (0, 1, 2)] == [(2, 20), (2, 21), (1, 10)]
     waiting.confirm(0, 2)
     assert waits(waiting, 0) == (-1, None)  # the older common one is not for client 0 any more
+    assert set(waiting.personal) == {1}
     waiting.put(common(30), 3)
     assert [waits(waiting, client) for client in (0, 1, 2)] == [(3, 30), (3, 30), (3, 30)]
     waiting.confirm(1, 2)  # late, for the older one
@@ -904,8 +939,7 @@ def test_what_waits_survives_a_checkpoint(tmp_path):
 def test_a_checkpoint_holds_the_rows_of_a_client_and_not_the_stack_they_came_from(tmp_path):
     waiting = Waiting()
     stack = torch.zeros(100, 50, 10)
-    mask = torch.ones(100, 50, dtype=torch.bool)
-    waiting.put(Fused.for_each([3], soft_labels={"soft_labels": stack[:1], "mask": mask[:1]}), 1)
+    waiting.put(Fused.for_each([3], prototypes={"prototypes": stack}), 1)
     torch.save(waiting.to_dict(), tmp_path / "waiting.pt")
     assert (tmp_path / "waiting.pt").stat().st_size < 50 * 10 * 4 + 4000
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedfuse import cli, results
+from fedfuse import cli, composition, results
+from fedfuse.assembly import load_federation
 from fedfuse.checkpoint import CLIENTS, FOLDER, SERVER
 from fedfuse.client.state import ABSORBED, SHARED, Generation
-from fedfuse.composition import compose
 from fedfuse.configuration import from_yaml
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import ConfigurationError, TooFewClientsError
@@ -33,10 +33,28 @@ STRATEGIES = {
 }
 
 
+FEDERATIONS = {}
+
+
+def federation_of(configuration):
+    """Load the data of a configuration, once."""
+    parts = ("data", "partition", "seed", "num_clients", "transfer", "split", "engine")
+    key = repr([getattr(configuration, part) for part in parts])
+    if key not in FEDERATIONS:
+        FEDERATIONS[key] = load_federation(configuration)
+    return FEDERATIONS[key]
+
+
+@functools.cache
+def configuration_of(*overrides):
+    return composition.compose([*BASE, *overrides])
+
+
 @pytest.fixture(autouse=True)
 def quick(request, monkeypatch):
-    """Wait for no disk, and draw figures only where they are what is tested."""
+    """Wait for no disk, load the same data once, and draw figures only where they are what is tested."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
+    monkeypatch.setattr("fedfuse.simulate.load_federation", federation_of)
     if "with_figures" not in request.node.name:
         monkeypatch.setattr("fedfuse.simulate.draw_figures", lambda directory, summary: [])
 
@@ -82,7 +100,7 @@ def flat(value, prefix=""):
 @functools.cache
 def uninterrupted(*overrides):
     with tempfile.TemporaryDirectory() as directory:
-        return outcome(simulate(compose([*BASE, *overrides]), Path(directory) / "run"))
+        return outcome(simulate(configuration_of(*overrides), Path(directory) / "run"))
 
 
 def stop_at(monkeypatch, target, number=1, after=False, only=lambda *arguments: True):
@@ -164,7 +182,7 @@ def check_stop(stop, overrides, directory, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, **arguments)
         with pytest.raises(KeyboardInterrupt):
-            simulate(compose([*BASE, *overrides]), directory)
+            simulate(configuration_of(*overrides), directory)
     assert len(results.read_metrics(directory)) == num_recorded
     assert not (directory / results.SUMMARY_FILE).exists()
     assert resume(directory) == directory
@@ -195,7 +213,7 @@ def test_a_run_with_memory_that_is_stopped_after_every_phase_ends_as_if_it_had_n
     # Swing's clients remember what was fused last, and who is away catches up.
     overrides = ("strategy=fedmd", "privacy=[swing]", "fraction=0.5", "local_baseline=false")
     stops, directory = 0, tmp_path / "run"
-    start = functools.partial(simulate, compose([*BASE, *overrides]))
+    start = functools.partial(simulate, configuration_of(*overrides))
     while not (directory / results.SUMMARY_FILE).exists():
         with monkeypatch.context() as patch:
             stop_at(patch, REPLACE, number=2, after=True, only=server_file)
@@ -234,7 +252,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_resume_of_a_finished_run_changes_nothing(tmp_path):
-    directory = simulate(compose([*BASE, "strategy=knfu"]), tmp_path / "run")
+    directory = simulate(configuration_of("strategy=knfu"), tmp_path / "run")
     before, lines = outcome(directory), (directory / results.METRICS_FILE).read_bytes()
     (directory / results.SUMMARY_FILE).unlink()
     resume(directory)
@@ -247,15 +265,15 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path):
 @pytest.mark.parametrize("strategy", ["fedmd-sampled", "fedavg"])
 def test_resume_goes_on_to_a_later_round(strategy, tmp_path):
     overrides = STRATEGIES[strategy]
-    directory = simulate(compose([*BASE, *overrides, "num_rounds=1"]), tmp_path / "run")
+    directory = simulate(configuration_of(*overrides, "num_rounds=1"), tmp_path / "run")
     resume(directory, num_rounds=3)
     assert outcome(directory) == uninterrupted(*overrides)
-    assert from_yaml((directory / "config.yaml").read_text()) == compose([*BASE, *overrides])
+    assert from_yaml((directory / "config.yaml").read_text()) == configuration_of(*overrides)
     assert len(results.read_metrics(directory / results.LOCAL_ONLY)) == 3
 
 
 def test_resume_refuses_fewer_rounds_than_are_done(tmp_path):
-    directory = simulate(compose([*BASE, "strategy=local", "num_rounds=2"]), tmp_path / "run")
+    directory = simulate(configuration_of("strategy=local", "num_rounds=2"), tmp_path / "run")
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     with pytest.raises(ConfigurationError, match=r"^num_rounds=1, but 2 rounds are already done\.$"):
         resume(directory, num_rounds=1)
@@ -267,7 +285,7 @@ def test_resume_of_a_stopped_run_to_fewer_rounds_than_it_had_before_it(tmp_path,
     with monkeypatch.context() as patch:
         stop_at(patch, SAVE, after=True, only=of_generation(3, ABSORBED))
         with pytest.raises(KeyboardInterrupt):
-            simulate(compose([*BASE, *overrides, "num_rounds=5"]), tmp_path / "run")
+            simulate(configuration_of(*overrides, "num_rounds=5"), tmp_path / "run")
     resume(tmp_path / "run", num_rounds=2)  # round 3 has been shared, and stays so
     assert len(results.read_metrics(tmp_path / "run")) == 2
     resume(tmp_path / "run", num_rounds=3)
@@ -285,7 +303,7 @@ def test_resume_of_a_directory_without_a_run_is_refused(tmp_path):
 
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
     overrides = (*STRATEGIES["knfu"], "local_baseline=false")
-    directory = simulate(compose([*BASE, *overrides]), tmp_path / "run")
+    directory = simulate(configuration_of(*overrides), tmp_path / "run")
     for path in sorted(directory.rglob("*"), reverse=True):
         if path.name not in ("config.yaml", "guarantees.json"):
             path.rmdir() if path.is_dir() else path.unlink()
@@ -339,7 +357,7 @@ def test_the_log_is_as_before_when_the_run_is_over(tmp_path, monkeypatch):
     before = (list(logger.handlers), logger.propagate)
     monkeypatch.setattr("fedfuse.client.phases.learn", fail)
     with pytest.raises(TooFewClientsError):
-        simulate(compose([*BASE, "strategy=local"]), tmp_path / "run")
+        simulate(configuration_of("strategy=local"), tmp_path / "run")
     assert (list(logger.handlers), logger.propagate) == before
 
 
@@ -347,7 +365,7 @@ def test_the_log_is_as_before_when_the_run_is_over(tmp_path, monkeypatch):
 
 
 def test_all_files_are_there_with_figures(tmp_path):
-    directory = simulate(compose([*BASE, "strategy=knfu", "num_rounds=2"]), tmp_path / "run")
+    directory = simulate(configuration_of("strategy=knfu", "num_rounds=2"), tmp_path / "run")
     files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     assert files == {
         "config.yaml",
@@ -367,9 +385,9 @@ def test_all_files_are_there_with_figures(tmp_path):
         "local_only/checkpoint/server.pt",
         "local_only/checkpoint/clients.pt",
     }
-    assert from_yaml((directory / "config.yaml").read_text()) == compose([*BASE, "strategy=knfu", "num_rounds=2"])
+    assert from_yaml((directory / "config.yaml").read_text()) == configuration_of("strategy=knfu", "num_rounds=2")
 
-    simulation = assemble(compose([*BASE, "strategy=knfu", "num_rounds=2"]))
+    simulation = assemble(configuration_of("strategy=knfu", "num_rounds=2"))
     summary = results.read_summary(directory)
     assert summary["num_rounds"] == 2
     assert summary["configuration"] == {
@@ -398,14 +416,14 @@ def test_all_files_are_there_with_figures(tmp_path):
 
 
 def test_one_seed_gives_one_result_and_another_one_another_with_figures(tmp_path):
-    overrides = [*BASE, "strategy=knfu", "num_rounds=2", "privacy=[noise]"]
-    first, second = (simulate(compose(overrides), tmp_path / name) for name in ("first", "second"))
+    overrides = ["strategy=knfu", "num_rounds=2", "privacy=[noise]"]
+    first, second = (simulate(configuration_of(*overrides), tmp_path / name) for name in ("first", "second"))
     assert outcome(first) == outcome(second)
     timed = {"metrics.jsonl", "summary.json"}
     for path in sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file()):
         if path.name not in timed and path.parent.name != FOLDER:
             assert (first / path).read_bytes() == (second / path).read_bytes(), path
-    other = outcome(simulate(compose([*overrides, "seed=1"]), tmp_path / "other"))
+    other = outcome(simulate(configuration_of(*overrides, "seed=1"), tmp_path / "other"))
     assert other["run"]["clients"] != outcome(first)["run"]["clients"]
     assert other["run"]["relevance"] != outcome(first)["run"]["relevance"]
 
@@ -415,7 +433,7 @@ def test_torchs_own_generator_neither_matters_nor_moves(tmp_path):
     torch.rand(7)
     overrides = (*STRATEGIES["knfu"], "local_baseline=false")
     state = torch.get_rng_state()
-    directory = simulate(compose([*BASE, *overrides]), tmp_path / "run")
+    directory = simulate(configuration_of(*overrides), tmp_path / "run")
     assert torch.equal(torch.get_rng_state(), state)
     assert outcome(directory) == uninterrupted(*overrides)
 
@@ -423,22 +441,22 @@ def test_torchs_own_generator_neither_matters_nor_moves(tmp_path):
 def test_an_output_that_is_not_empty_is_refused_and_untouched(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigurationError, match=f"output={tmp_path} exists and is not empty. Use resume={tmp_path}"):
-        simulate(compose([*BASE, f"output={tmp_path}"]))
+        simulate(configuration_of(f"output={tmp_path}"))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_output_names_the_directory_and_without_it_one_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    overrides = [*BASE, "strategy=local", "num_rounds=1"]
-    assert simulate(compose([*overrides, "output=mine"])) == Path("mine")
-    made = simulate(compose(overrides))
+    overrides = ["strategy=local", "num_rounds=1"]
+    assert simulate(configuration_of(*overrides, "output=mine")) == Path("mine")
+    made = simulate(configuration_of(*overrides))
     assert made.parent == Path("outputs/local/digits")
     assert outcome(made) == outcome(Path("mine"))
 
 
 def test_parts_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigurationError, match="Protector noise protects soft_labels; strategy local sends nothing"):
-        simulate(compose([*BASE, "strategy=local", "privacy=[noise]"]), tmp_path / "run")
+        simulate(configuration_of("strategy=local", "privacy=[noise]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -467,10 +485,11 @@ def record_first_requests(monkeypatch):
 
 def test_the_baseline_of_fedavg_starts_from_the_same_weights(tmp_path, monkeypatch):
     stages = record_first_requests(monkeypatch)
-    overrides = [*BASE, *STRATEGIES["fedavg"], "num_rounds=1"]
-    directory = simulate(compose(overrides), tmp_path / "run")
+    configuration = configuration_of(*STRATEGIES["fedavg"], "num_rounds=1")
+    directory = simulate(configuration, tmp_path / "run")
     federated, local = stages
-    initial = assemble(compose(overrides)).strategy.initial(assemble(compose(overrides)).server).common["weights"]
+    simulation = assemble(configuration)
+    initial = simulation.strategy.initial(simulation.server).common["weights"]
     for stage in (federated, local):
         for client in range(3):
             assert stage[client].fused_round == 0
@@ -487,9 +506,9 @@ def test_the_baseline_of_fedavg_starts_from_the_same_weights(tmp_path, monkeypat
 
 def test_the_baseline_of_others_starts_from_each_clients_own_weights(tmp_path, monkeypatch):
     stages = record_first_requests(monkeypatch)
-    directory = simulate(compose([*BASE, "strategy=knfu", "num_rounds=1"]), tmp_path / "run")
+    directory = simulate(configuration_of("strategy=knfu", "num_rounds=1"), tmp_path / "run")
     assert [{request.fused_round for request in stage.values()} for stage in stages] == [{-1}, {-1}]
-    alone = outcome(simulate(compose([*BASE, "strategy=local", "num_rounds=1"]), tmp_path / "alone"))["run"]
+    alone = outcome(simulate(configuration_of("strategy=local", "num_rounds=1"), tmp_path / "alone"))["run"]
     baseline = outcome(directory)[results.LOCAL_ONLY]
     assert baseline["clients"] == alone["clients"]
     assert baseline["states"] == alone["states"]
@@ -497,17 +516,17 @@ def test_the_baseline_of_others_starts_from_each_clients_own_weights(tmp_path, m
 
 @pytest.mark.parametrize("protector", ["swing", "noise"])
 def test_the_baseline_needs_no_protector_and_is_the_same_with_one(protector, tmp_path):
-    overrides = [*BASE, "strategy=knfu", "num_rounds=1"]
-    protected = outcome(simulate(compose([*overrides, f"privacy=[{protector}]"]), tmp_path / "protected"))
-    bare = outcome(simulate(compose(overrides), tmp_path / "bare"))
+    overrides = ["strategy=knfu", "num_rounds=1"]
+    protected = outcome(simulate(configuration_of(*overrides, f"privacy=[{protector}]"), tmp_path / "protected"))
+    bare = outcome(simulate(configuration_of(*overrides), tmp_path / "bare"))
     assert protected[results.LOCAL_ONLY] == bare[results.LOCAL_ONLY]
     assert protected["run"]["relevance"] != bare["run"]["relevance"]
 
 
 def test_there_is_no_baseline_where_none_is_wanted_or_the_run_is_one(tmp_path, monkeypatch):
     stages = record_first_requests(monkeypatch)
-    simulate(compose([*BASE, "strategy=knfu", "num_rounds=1", "local_baseline=false"]), tmp_path / "without")
-    simulate(compose([*BASE, "strategy=local", "num_rounds=1"]), tmp_path / "local")
+    simulate(configuration_of("strategy=knfu", "num_rounds=1", "local_baseline=false"), tmp_path / "without")
+    simulate(configuration_of("strategy=local", "num_rounds=1"), tmp_path / "local")
     assert len(stages) == 2
     assert not (tmp_path / "without" / results.LOCAL_ONLY).exists()
     assert not (tmp_path / "local" / results.LOCAL_ONLY).exists()
@@ -518,7 +537,7 @@ def test_there_is_no_baseline_where_none_is_wanted_or_the_run_is_one(tmp_path, m
 
 
 def test_introduction_says_what_runs_what_travels_and_what_is_promised(tmp_path, capsys):
-    configuration = compose([*BASE, "strategy=fedavg", "model=mlp_small", "seed=4", "num_rounds=1"])
+    configuration = configuration_of("strategy=fedavg", "model=mlp_small", "seed=4", "num_rounds=1")
     lines = introduction(assemble(configuration))
     assert lines == [
         "fedavg on digits (dirichlet): 3 clients with mlp_small; 40 transfer samples, seed 4",
@@ -531,18 +550,18 @@ def test_introduction_says_what_runs_what_travels_and_what_is_promised(tmp_path,
     assert printed[4].startswith("round 1/1  personal ")
     assert "local-only: rounds 1 to 1" in printed
 
-    lines = introduction(assemble(compose([*BASE, "strategy=knfu", "privacy=[noise]"])))
+    lines = introduction(assemble(configuration_of("strategy=knfu", "privacy=[noise]")))
     assert lines[1:] == [
         "Clients send soft_labels and get back soft_labels; private facts told to the strategy: nothing.",
         "noise: gaussian noise of scale 0.05 on soft labels; guarantee: none",
     ]
-    assert introduction(assemble(compose([*BASE, "strategy=local"])))[1:] == [
+    assert introduction(assemble(configuration_of("strategy=local")))[1:] == [
         "Clients send nothing and get back nothing; private facts told to the strategy: nothing."
     ]
 
 
 def test_resume_says_in_which_round_it_goes_on(tmp_path, capsys):
-    directory = simulate(compose([*BASE, "strategy=local", "num_rounds=1"]), tmp_path / "run")
+    directory = simulate(configuration_of("strategy=local", "num_rounds=1"), tmp_path / "run")
     capsys.readouterr()
     resume(directory, num_rounds=2)
     assert "local: rounds 2 to 2\n" in capsys.readouterr().out
@@ -551,13 +570,13 @@ def test_resume_says_in_which_round_it_goes_on(tmp_path, capsys):
 def test_threads_follow_the_configuration(tmp_path, monkeypatch):
     numbers = []
     monkeypatch.setattr(torch, "set_num_threads", numbers.append)
-    simulate(compose([*BASE, "strategy=local", "num_rounds=1", "engine.threads=2"]), tmp_path / "run")
+    simulate(configuration_of("strategy=local", "num_rounds=1", "engine.threads=2"), tmp_path / "run")
     assert numbers == [2]
 
 
 def test_a_run_whose_clients_tell_no_metrics_is_summarised_without_them(tmp_path):
-    overrides = [*BASE, "strategy=knfu", "share_facts=[]", "num_rounds=1"]
-    directory = simulate(compose(overrides), tmp_path / "run")
+    overrides = ["strategy=knfu", "share_facts=[]", "num_rounds=1"]
+    directory = simulate(configuration_of(*overrides), tmp_path / "run")
     (line,) = results.read_metrics(directory)
     assert (line["participants"], line["personal_mean"], line["general_mean"]) == (3, None, None)
     assert json.loads((directory / "summary.json").read_text())["spread"]["federated"] == {

@@ -67,7 +67,7 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
     for step in range(max(job.num_steps for job in jobs) + 1):
         for row, job in enumerate(jobs):
             if job.num_steps == step:
-                results[row] = _read_row(parameters | fixed, state, row)
+                results[row] = _read_row(stacked, state, row)
         if all(result is not None for result in results):
             break
         batches, masks = {}, {}

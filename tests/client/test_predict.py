@@ -22,6 +22,18 @@ class Noisy(nn.Module):
         return Outputs(features[:, :3], features)
 
 
+class Counting(nn.Module):
+    """A model that tells a list how many rows it is given."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen, self.layer = seen, nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        self.seen.append(len(inputs))
+        return Outputs(self.layer(inputs), inputs)
+
+
 @pytest.mark.parametrize("name", ["small", "wide", "cnn"])
 def test_every_client_answers_with_its_own_weights_on_its_own_inputs(architectures, make_samples, name):
     architecture = architectures[name]
@@ -58,10 +70,21 @@ def test_many_rows_are_predicted_in_parts_and_put_together_in_order(architecture
     torch.testing.assert_close(parts.features, whole.features, rtol=0, atol=1e-14)
 
 
+def test_no_more_rows_than_allowed_are_predicted_at_once(monkeypatch):
+    seen = []
+    architecture = describe("counting", partial(Counting, seen), (4,))
+    parameters = [architecture.initial_parameters(0, torch.float32)] * 2
+    seen.clear()
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    predict(architecture, parameters, [torch.randn(7, 4), torch.randn(3, 4)])
+    assert seen == [3, 3, 1, 3]
+
+
 def test_a_prediction_has_no_dropout_uses_the_running_statistics_and_changes_nothing():
     architecture = describe("noisy", partial(Noisy), (4,))
     parameters = architecture.initial_parameters(0, torch.float32)
     parameters["layers.1.running_mean"] += 5
+    parameters["layers.0.weight"].requires_grad_()
     before = {name: tensor.clone() for name, tensor in parameters.items()}
     inputs = torch.randn(6, 4)
     outputs = predict(architecture, [parameters], [inputs])[0]
