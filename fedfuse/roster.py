@@ -11,7 +11,7 @@ from fedfuse.carriers.expectation import Expectation
 from fedfuse.errors import FedfuseError
 from fedfuse.knowledge import InvalidKnowledgeError
 from fedfuse.messages import DESCRIBE, Description
-from fedfuse.results import LeftOut
+from fedfuse.metrics import LeftOut
 from fedfuse.server import Server
 
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -19,21 +19,21 @@ from torch import Tensor
 
 from fedfuse.carriers.carrier import CARRIERS, stack
 from fedfuse.carriers.expectation import Expectation
-from fedfuse.carriers.soft_labels import SIMPLEX_TOLERANCE, pack_fused
+from fedfuse.carriers.soft_labels import SIMPLEX_TOLERANCE
 from fedfuse.errors import FedfuseError, TooFewClientsError
 from fedfuse.knowledge import Fused, InvalidKnowledgeError, Tensors
 from fedfuse.messages import ABSORB, SHARE, Reply, Request, count_bytes
+from fedfuse.metrics import ClientMetrics, LeftOut, RoundRecord
 from fedfuse.randomness import numpy_generator
-from fedfuse.results import ClientMetrics, LeftOut, RoundRecord
 from fedfuse.roster import Roster
 from fedfuse.sampling import participants
 from fedfuse.server import Server
+from fedfuse.waiting import INITIAL, Waiting
 
 if TYPE_CHECKING:
     from fedfuse.strategy import FusionStrategy
 
-INITIAL = 0
-NEVER = -1
+
 CLIENT_VERBS = frozenset({"absorb", "learn", "express", "protect", "evaluate"})
 LONGEST_VERB = 1e9
 LONGEST_REASON = 300
@@ -48,57 +48,6 @@ class RoundSettings:
     fraction: float
     min_clients: int
     share_facts: frozenset[str]
-
-
-@dataclass
-class Waiting:
-    """Fused knowledge that some client may not have absorbed yet, in the form that travels.
-
-    Attributes
-    ----------
-    common, common_round
-        The newest that is the same for all, and the round that it was fused in.
-    personal
-        The newest for one client, by client id: the round, and tensors by carrier.
-    absorbed
-        The round of the fused knowledge that each client is known to have absorbed.
-    """
-
-    common: Mapping[str, Tensors] | None = None
-    common_round: int = NEVER
-    personal: dict[int, tuple[int, Mapping[str, Tensors]]] = field(default_factory=dict)
-    absorbed: dict[int, int] = field(default_factory=dict)
-
-    def put(self, fused: Fused, round: int) -> None:
-        """Take what a strategy fused."""
-        if fused.common is not None:
-            self.common, self.common_round = _pack(fused.common), round
-        for client_id, carriers in fused.personal.items():
-            self.personal[client_id] = (round, _pack(carriers))
-
-    def newest_for(self, client_id: int) -> tuple[int, Mapping[str, Tensors] | None]:
-        """Return the round and tensors that a client should absorb next, or ``(-1, None)``."""
-        round, carriers = self.personal.get(client_id, (NEVER, None))
-        if self.common_round > round:
-            round, carriers = self.common_round, self.common
-        if round <= self.absorbed.get(client_id, NEVER):
-            return NEVER, None
-        return round, carriers
-
-    def confirm(self, client_id: int, round: int) -> None:
-        """Note that a client absorbed what was fused in this round."""
-        self.absorbed[client_id] = max(round, self.absorbed.get(client_id, NEVER))
-        if client_id in self.personal and self.personal[client_id][0] <= round:
-            del self.personal[client_id]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors for a checkpoint."""
-        return {
-            "common": None if self.common is None else _plain(self.common),
-            "common_round": self.common_round,
-            "personal": {client: (round, _plain(carriers)) for client, (round, carriers) in self.personal.items()},
-            "absorbed": dict(self.absorbed),
-        }
 
 
 @dataclass
@@ -447,16 +396,3 @@ def _by_reason(left_out: Iterable[LeftOut]) -> str:
     for out in left_out:
         clients.setdefault(out.reason, []).append(str(out.client_id))
     return "; ".join(f"clients {', '.join(ids)}: {reason}" for reason, ids in clients.items())
-
-
-def _pack(carriers: Mapping[str, Tensors]) -> dict[str, Tensors]:
-    return {
-        carrier: pack_fused(tensors) if carrier == "soft_labels" else tensors for carrier, tensors in carriers.items()
-    }
-
-
-def _plain(carriers: Mapping[str, Tensors]) -> dict[str, dict[str, Tensor]]:
-    # A clone: a view would take its whole underlying stack into the file.
-    return {
-        carrier: {name: tensor.clone() for name, tensor in tensors.items()} for carrier, tensors in carriers.items()
-    }

@@ -24,8 +24,8 @@ from fedfuse.checkpoint import FOLDER, SERVER, load_checkpoint, save_checkpoint
 from fedfuse.client.client import ClientSettings
 from fedfuse.configuration import Configuration, to_yaml
 from fedfuse.knowledge import Fused
+from fedfuse.metrics import RoundRecord
 from fedfuse.privacy.protector import Protector
-from fedfuse.results import RoundRecord
 from fedfuse.rounds import Observers, Rounds
 from fedfuse.server import Server
 from fedfuse.strategy import FusionStrategy
@@ -100,8 +100,7 @@ def serve(service: Service) -> None:
     directory, strategy = service.directory, service.strategy
 
     def round_finished(record: RoundRecord) -> None:
-        results.append_round(directory, record)
-        service.round_finished(results.round_metrics(record))
+        service.round_finished(results.append_round(directory, record))
 
     def checkpoint() -> None:
         state = {"rounds": rounds.state_dict(), "strategy": strategy.state_dict()}

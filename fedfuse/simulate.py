@@ -31,6 +31,7 @@ from fedfuse.report.table import print_summary
 from fedfuse.server import Server
 from fedfuse.server_app import Service, record_start, serve
 from fedfuse.strategy import FusionStrategy
+from fedfuse.summary import ClientFacts, write_summary
 
 LOCAL = "local"
 
@@ -139,9 +140,7 @@ def _run(simulation: Simulation, directory: Path) -> None:
     except Exception:
         console.print(f"Stopped. Once mended, continue with: fedfuse run resume={directory}", soft_wrap=True)
         raise
-    summary = results.write_summary(
-        directory, _names(configuration), _facts(simulation), simulation.federation.class_names
-    )
+    summary = write_summary(directory, _names(configuration), _facts(simulation), simulation.federation.class_names)
     draw_figures(directory, summary)
     print_summary(console, summary, directory)
 
@@ -216,11 +215,11 @@ def _names(configuration: Configuration) -> dict[str, object]:
     }
 
 
-def _facts(simulation: Simulation) -> list[results.ClientFacts]:
+def _facts(simulation: Simulation) -> list[ClientFacts]:
     # The simulator holds all data itself: these counts did not travel.
     num_classes = simulation.federation.num_classes
     return [
-        results.ClientFacts(
+        ClientFacts(
             client_id=client.client_id,
             model=client.architecture.name,
             num_examples=len(client.data.train),

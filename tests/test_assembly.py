@@ -1,6 +1,7 @@
 import functools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -183,6 +184,19 @@ def test_federation_follows_the_configuration():
     assert abs(sizes[0] - sizes[1]) <= 1
     assert sum(sizes) + 30 + len(other.global_test) == 1797
     assert not torch.equal(other.transfer.inputs, federation().transfer.inputs[:30])
+
+
+def test_the_seed_of_the_run_shares_the_data_out(monkeypatch):
+    given = []
+
+    def alternating(labels, num_clients, seed, min_samples):
+        given.append((num_clients, seed, min_samples))
+        return [np.arange(client, len(labels), num_clients) for client in range(num_clients)]
+
+    monkeypatch.setattr("fedfuse.data.partition.iid", alternating)
+    federation = load_federation(compose([*BASE, "num_clients=2", "partition=iid", "seed=7"]))
+    assert given == [(2, 7, 10)]
+    assert len(federation.clients) == 2
 
 
 def test_client_settings_follow_the_configuration():

@@ -1,4 +1,3 @@
-import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +7,8 @@ import pytest
 
 from fedfuse import results
 from fedfuse.errors import ConfigurationError
-from fedfuse.results import ClientFacts, ClientMetrics, LeftOut, RoundRecord, Spread
+from fedfuse.metrics import ClientMetrics, RoundRecord, round_metrics
+from fedfuse.summary import read_summary
 
 UNKNOWN = {"mean": None, "std": None, "worst": None, "worst_10_percent": None}
 
@@ -37,60 +37,6 @@ def rounds(numbers, num_clients=2):
 
 def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-# summarise
-
-
-def test_spread_of_known_values():
-    spread = results.summarise([0.5, 0.75, 0.25, 1.0])
-    assert spread == Spread(mean=0.625, std=pytest.approx(0.3125**0.5 / 2), worst=0.25, worst_10_percent=0.25)
-
-
-@pytest.mark.parametrize(("num_values", "num_worst"), [(1, 1), (10, 1), (11, 2), (20, 2), (30, 3), (31, 4)])
-def test_worst_10_percent_takes_the_ceiling_of_a_tenth(num_values, num_worst):
-    values = list(range(num_values, 0, -1))  # the worst are 1, 2, 3, ...
-    assert results.summarise(values).worst_10_percent == (num_worst + 1) / 2
-
-
-def test_no_values_cannot_be_summarised():
-    with pytest.raises(ValueError, match="no client has a value"):
-        results.summarise([])
-
-
-# round_metrics
-
-
-def test_round_metrics_is_the_flat_line_of_a_round():
-    left_out = (LeftOut(3, "share", "soft labels are not finite"),)
-    clients = [client(0, 0.5, 0.25, 0.75, 1.5), client(1, 1.0, None, 0.25, 0.5)]
-    assert results.round_metrics(record(4, clients, left_out=left_out)) == {
-        "round": 4,
-        "participants": 2,
-        "left_out": [{"client_id": 3, "phase": "share", "reason": "soft labels are not finite"}],
-        "personal_mean": 0.75,
-        "personal_std": 0.25,
-        "personal_worst": 0.5,
-        "personal_worst_10_percent": 0.5,
-        "general_mean": 0.25,
-        "general_std": 0.0,
-        "general_worst": 0.25,
-        "general_worst_10_percent": 0.25,
-        "validation_mean": 0.5,
-        "bytes_up": 100,
-        "bytes_down": 300,
-        "seconds": {"learn": 0.5, "round": 1.0},
-    }
-
-
-def test_unknown_and_not_finite_metrics_are_null_never_nan():
-    metrics = results.round_metrics(record(1, [client(0, personal=float("nan"))]))
-    assert {name: metrics[f"personal_{name}"] for name in UNKNOWN} == UNKNOWN
-    assert {name: metrics[f"general_{name}"] for name in UNKNOWN} == UNKNOWN
-    assert metrics["validation_mean"] is None
-
-
-# create_directory
 
 
 def test_runs_that_start_together_get_directories_of_their_own(tmp_path, monkeypatch):
@@ -129,9 +75,6 @@ def test_an_explicit_output_that_holds_something_is_refused(tmp_path):
         results.create_directory(tmp_path / "metrics.jsonl", "knfu", "digits")
 
 
-# write_text
-
-
 def test_write_text_replaces_the_file_as_a_whole(tmp_path, monkeypatch):
     results.write_text(tmp_path, "guarantees.json", "old")
 
@@ -148,9 +91,6 @@ def test_write_text_replaces_the_file_as_a_whole(tmp_path, monkeypatch):
     assert contents(tmp_path) == {"guarantees.json": "né".encode()}
 
 
-# append_round, read_metrics, read_clients, read_latest_relevance
-
-
 def test_a_round_is_a_line_and_a_row_a_client(tmp_path):
     first = record(1, [client(0, 0.5, 0.25, 0.75, 1.5), client(7, None, 0.125, None, float("inf"))])
     second = record(2, [client(7, 1 / 3)])
@@ -162,7 +102,7 @@ def test_a_round_is_a_line_and_a_row_a_client(tmp_path):
         "1,7,,0.125,,\n"
         f"2,7,{1 / 3!r},,,\n"
     )
-    assert results.read_metrics(tmp_path) == [results.round_metrics(first), results.round_metrics(second)]
+    assert results.read_metrics(tmp_path) == [round_metrics(first), round_metrics(second)]
     assert results.read_clients(tmp_path) == {
         1: (client(0, 0.5, 0.25, 0.75, 1.5), client(7, None, 0.125)),
         2: (client(7, 1 / 3),),
@@ -175,7 +115,7 @@ def test_nothing_is_read_where_nothing_was_recorded(tmp_path):
     assert results.read_clients(tmp_path) == {}
     assert results.read_latest_relevance(tmp_path) is None
     with pytest.raises(ConfigurationError, match=r"no summary\.json"):
-        results.read_summary(tmp_path)
+        read_summary(tmp_path)
 
 
 def test_readers_ignore_a_line_that_is_being_written(tmp_path):
@@ -213,9 +153,6 @@ def test_relevance_of_many_clients_keeps_the_latest_round_only(tmp_path):
         assert sorted(archive.files) == ["clients_0004", "round_0004"]
 
 
-# truncate
-
-
 @pytest.mark.parametrize("last_round", [1, 9, 10])
 def test_truncation_restores_the_files_byte_for_byte(tmp_path, last_round):
     for one in rounds(range(1, last_round + 1)):
@@ -246,72 +183,3 @@ def test_a_run_truncated_to_its_start_records_as_a_new_one(tmp_path):
 def test_truncating_a_directory_without_records_does_nothing(tmp_path):
     results.truncate(tmp_path, 3)
     assert contents(tmp_path) == {}
-
-
-# write_summary
-
-
-def test_summary_gives_the_last_round_and_the_mean_of_the_last_five(tmp_path):
-    for number, accuracy in enumerate([1.0, 0.125, 0.25, 0.5, 0.75, 0.375], start=1):
-        results.append_round(tmp_path, record(number, [client(0, accuracy)]))
-    summary = results.write_summary(tmp_path, {"strategy": "knfu", "seed": 3}, [])
-    assert summary["num_rounds"] == 6
-    assert summary["configuration"] == {"strategy": "knfu", "seed": 3}
-    assert summary["metrics"]["personal_mean"] == {"last": 0.375, "mean_of_last_five": 0.4}
-    assert summary["metrics"]["general_worst"] == {"last": None, "mean_of_last_five": None}
-    assert list(summary["metrics"]) == [
-        *(f"{kind}_{name}" for kind in ("personal", "general") for name in UNKNOWN),
-        "validation_mean",
-    ]
-    assert (summary["bytes_up"], summary["bytes_down"]) == (600, 1800)
-    assert summary["seconds"] == {"learn": 3.0, "round": 6.0}
-    assert results.read_summary(tmp_path) == summary
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
-
-
-def test_summary_of_a_client_uses_its_latest_known_evaluations(tmp_path):
-    results.append_round(tmp_path / "local_only", record(1, [client(0, 0.25), client(1, 0.75, 0.5)]))
-    results.append_round(tmp_path, record(1, [client(0, 0.5, 0.125), client(1, 0.5, 0.25)]))
-    results.append_round(tmp_path, record(2, [client(0, None, 0.375)]))
-    facts = [
-        ClientFacts(0, "mlp", 40, (30, 10)),
-        ClientFacts(1, "lenet", None, None),
-        ClientFacts(2, "mlp", 9, None),
-    ]
-    summary = results.write_summary(tmp_path, {}, facts, class_names=["cat", "dog"])
-    assert summary["class_names"] == ["cat", "dog"]
-    names = ["local_only_accuracy", "personal_accuracy", "gain", "general_accuracy"]
-    assert summary["clients"][0] == {
-        "client_id": 0,
-        "model": "mlp",
-        "num_examples": 40,
-        "label_counts": [30, 10],
-        "local_only_accuracy": 0.25,
-        "personal_accuracy": 0.5,
-        "gain": 0.25,
-        "general_accuracy": 0.375,
-    }
-    assert [summary["clients"][1][name] for name in names] == [0.75, 0.5, -0.25, 0.25]
-    assert [summary["clients"][2][name] for name in names] == [None] * 4
-
-
-def test_spread_compares_the_clients_that_both_runs_evaluated(tmp_path):
-    results.append_round(tmp_path / "local_only", record(1, [client(0, 0.25), client(1, 0.5), client(2, 1.0)]))
-    results.append_round(tmp_path, record(1, [client(0, 0.5, 0.25), client(1, 1.0, 0.75)]))
-    spread = results.write_summary(tmp_path, {}, [])["spread"]
-    assert spread["local_only"]["personal"] == {
-        "mean": 0.375,
-        "std": 0.125,
-        "worst": 0.25,
-        "worst_10_percent": 0.25,
-    }
-    assert spread["federated"]["personal"]["mean"] == 0.75
-    assert spread["local_only"]["general"] is None
-    assert spread["federated"]["general"]["mean"] == 0.5
-
-
-def test_spread_without_a_baseline_is_over_all_clients(tmp_path):
-    results.append_round(tmp_path, record(1, [client(0, 0.5), client(1, 1.0)]))
-    spread = results.write_summary(tmp_path, {}, [])["spread"]
-    assert spread["local_only"] == {"personal": None, "general": None}
-    assert spread["federated"]["personal"]["mean"] == 0.75

@@ -10,7 +10,7 @@ from fedfuse.composition import compose
 from fedfuse.data.federation import TransferSet
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import FedfuseError
-from fedfuse.results import LeftOut
+from fedfuse.metrics import LeftOut
 from fedfuse.roster import Roster
 from fedfuse.simulate import assemble
 

@@ -1,5 +1,4 @@
 import functools
-import json
 import os
 import tempfile
 from dataclasses import replace
@@ -20,7 +19,8 @@ from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import FedfuseError, TooFewClientsError
 from fedfuse.knowledge import Fused
 from fedfuse.messages import ABSORB, DESCRIBE, SHARE, Reply, Request
-from fedfuse.rounds import Observers, Rounds, RoundSettings, RoundUnderWay, Waiting
+from fedfuse.metrics import ClientMetrics, LeftOut
+from fedfuse.rounds import Observers, Rounds, RoundSettings, RoundUnderWay
 from fedfuse.server_app import Service, serve
 from fedfuse.simulate import assemble
 from fedfuse.strategy import FusionStrategy
@@ -352,9 +352,9 @@ def test_a_reason_cannot_control_a_terminal_or_fill_a_file(tmp_path):
     reason = lines[0]["left_out"][0]["reason"]
     assert reason.startswith("failed:  [2J round 9/9  personal 100 %xxx")
     assert reason.isprintable()
-    names = json.dumps(["x" * 100_000])
-    lines, _ = run(simulation, tmp_path / "long", Wire(simulation, {(SHARE, 1, 1): header(carriers=names)}))
-    assert len(lines[0]["left_out"][0]["reason"]) <= 300
+    long = tensors(lambda own: own | {100_000 * "x": torch.ones(1)})
+    lines, _ = run(simulation, tmp_path / "long", Wire(simulation, {(SHARE, 1, 1): long}))
+    assert lines[0]["left_out"][0]["reason"] == ("soft labels came as ['soft_labels', '" + 300 * "x")[:300]
 
 
 def test_exceptions_texts_of_clients_do_not_reach_the_metrics(tmp_path):
@@ -515,7 +515,7 @@ BAD_STRATEGIES = {
         {
             "fuse": lambda self, k, s: Fused.for_all(
                 soft_labels={
-                    "soft_labels": torch.tensor([[2.0, -1.0] + 8 * [0.0]]).repeat(40, 1),
+                    "soft_labels": torch.tensor([[1.01, -0.01] + 8 * [0.0]]).repeat(40, 1),
                     "mask": torch.ones(40, dtype=torch.bool),
                 }
             )
@@ -886,66 +886,8 @@ def test_a_resume_after_share_does_not_share_again(tmp_path):
     assert without_seconds(lines) == without_seconds(healthy_run()[0])
 
 
-# What waits for clients
-
-
-def common(value):
-    return Fused.for_all(weights={"w": torch.tensor([float(value)])})
-
-
-def personal(**values):
-    return Fused.for_each(
-        [int(client[1:]) for client in values], weights={"w": torch.tensor([[float(v)] for v in values.values()])}
-    )
-
-
-def waits(waiting, client):
-    round, carriers = waiting.newest_for(client)
-    return (round, None if carriers is None else float(carriers["weights"]["w"]))
-
-
-def test_waiting_gives_each_client_the_newest_that_it_has_not_absorbed():
-    waiting = Waiting()
-    assert waits(waiting, 0) == (-1, None)
-    waiting.put(common(10), 1)
-    waiting.put(personal(c0=20, c1=21), 2)
-    assert [waits(waiting, client) for client in (0, 1, 2)] == [(2, 20), (2, 21), (1, 10)]
-    waiting.confirm(0, 2)
-    assert waits(waiting, 0) == (-1, None)  # the older common one is not for client 0 any more
-    assert set(waiting.personal) == {1}
-    waiting.put(common(30), 3)
-    assert [waits(waiting, client) for client in (0, 1, 2)] == [(3, 30), (3, 30), (3, 30)]
-    waiting.confirm(1, 2)  # late, for the older one
-    assert waits(waiting, 1) == (3, 30)
-    waiting.confirm(1, 3)
-    waiting.confirm(1, 1)
-    assert waits(waiting, 1) == (-1, None)
-    waiting.put(Fused(), 4)
-    assert waits(waiting, 2) == (3, 30)
-
-
-def test_what_waits_survives_a_checkpoint(tmp_path):
-    waiting = Waiting()
-    waiting.put(common(10), 1)
-    waiting.put(personal(c0=20, c1=21), 2)
-    waiting.confirm(1, 2)
-    torch.save(waiting.to_dict(), tmp_path / "waiting.pt")
-    loaded = Waiting(**torch.load(tmp_path / "waiting.pt", weights_only=True))
-    for client in (0, 1, 2):
-        assert waits(loaded, client) == waits(waiting, client)
-    assert loaded.absorbed == {1: 2}
-
-
-def test_a_checkpoint_holds_the_rows_of_a_client_and_not_the_stack_they_came_from(tmp_path):
-    waiting = Waiting()
-    stack = torch.zeros(100, 50, 10)
-    waiting.put(Fused.for_each([3], prototypes={"prototypes": stack}), 1)
-    torch.save(waiting.to_dict(), tmp_path / "waiting.pt")
-    assert (tmp_path / "waiting.pt").stat().st_size < 50 * 10 * 4 + 4000
-
-
 def test_a_round_under_way_survives_a_checkpoint(tmp_path):
-    under_way = RoundUnderWay(3, [results.LeftOut(2, "share", "why")], 10, 20, {"learn": 1.5}, [0, 1], shared=True)
+    under_way = RoundUnderWay(3, [LeftOut(2, "share", "why")], 10, 20, {"learn": 1.5}, [0, 1], shared=True)
     under_way.relevance, under_way.relevance_clients = torch.eye(2), [0, 1]
     torch.save(under_way.to_dict(), tmp_path / "round.pt")
     loaded = RoundUnderWay.from_dict(torch.load(tmp_path / "round.pt", weights_only=True))
@@ -988,6 +930,6 @@ def test_metrics_are_recorded_as_clients_measured_them(tmp_path):
     grid = Wire(simulation)
     lines, _ = run(simulation, tmp_path / "run", grid)
     replies = [Reply.from_record(message.content) for message in grid.received[2]]
-    measured = [results.ClientMetrics(reply.client_id, **reply.metrics) for reply in replies]
+    measured = [ClientMetrics(reply.client_id, **reply.metrics) for reply in replies]
     assert results.read_clients(tmp_path / "run")[1] == tuple(measured)
     assert lines[0]["personal_worst"] == min(client.personal_accuracy for client in measured)

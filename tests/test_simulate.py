@@ -22,6 +22,7 @@ from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import ConfigurationError, TooFewClientsError
 from fedfuse.messages import SHARE, Request
 from fedfuse.simulate import assemble, introduction, resume, simulate
+from fedfuse.summary import SUMMARY_FILE, read_summary
 
 BASE = ["num_clients=3", "num_rounds=3", "transfer.size=40", "engine.runner=sequential"]
 BASE += ["learn.epochs=1", "learn.batch_size=64", "absorb.epochs=1", "model=[mlp_small,mlp_large]"]
@@ -75,7 +76,7 @@ def outcome(directory):
             "states": tensors_of(folder / FOLDER / CLIENTS),
         }
     found["guarantees"] = read(directory / "guarantees.json")
-    found["summary"] = without_seconds(results.read_summary(directory))
+    found["summary"] = without_seconds(read_summary(directory))
     return found
 
 
@@ -153,14 +154,14 @@ STOPS = {
         {"target": SAVE, "after": True, "only": of_generation(2, SHARED)},
         1,
     ),
-    "in-fuse": ({"target": "fedfuse.rounds.Waiting.put", "only": lambda self, fused, round: round == 2}, 1),
+    "in-fuse": ({"target": "fedfuse.waiting.Waiting.put", "only": lambda self, fused, round: round == 2}, 1),
     "between-the-files-after-share": ({"target": REPLACE, "number": 4, "only": server_file}, 1),
     "after-share": ({"target": REPLACE, "number": 4, "after": True, "only": server_file}, 1),
     "in-absorb-with-one-client-done": (
         {"target": SAVE, "after": True, "only": of_generation(2, ABSORBED)},
         1,
     ),
-    "before-the-line-of-metrics": ({"target": "fedfuse.results.round_metrics", "number": 3}, 1),
+    "before-the-line-of-metrics": ({"target": "fedfuse.results.round_metrics", "number": 2}, 1),
     "after-the-line-of-metrics": ({"target": APPEND, "number": 2, "after": True}, 2),
     "between-the-files-after-absorb": ({"target": REPLACE, "number": 5, "only": server_file}, 2),
     "after-absorb": ({"target": REPLACE, "number": 5, "after": True, "only": server_file}, 2),
@@ -173,7 +174,7 @@ STOPS_IN_BASELINE = {
         {"target": REPLACE, "number": 4, "only": server_file_of_baseline},
         3,
     ),
-    "before-the-summary": ({"target": "fedfuse.results.write_summary"}, 3),
+    "before-the-summary": ({"target": "fedfuse.simulate.write_summary"}, 3),
 }
 
 
@@ -184,7 +185,7 @@ def check_stop(stop, overrides, directory, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             simulate(configuration_of(*overrides), directory)
     assert len(results.read_metrics(directory)) == num_recorded
-    assert not (directory / results.SUMMARY_FILE).exists()
+    assert not (directory / SUMMARY_FILE).exists()
     assert resume(directory) == directory
     assert outcome(directory) == uninterrupted(*overrides)
 
@@ -214,7 +215,7 @@ def test_a_run_with_memory_that_is_stopped_after_every_phase_ends_as_if_it_had_n
     overrides = ("strategy=fedmd", "privacy=[swing]", "fraction=0.5", "local_baseline=false")
     stops, directory = 0, tmp_path / "run"
     start = functools.partial(simulate, configuration_of(*overrides))
-    while not (directory / results.SUMMARY_FILE).exists():
+    while not (directory / SUMMARY_FILE).exists():
         with monkeypatch.context() as patch:
             stop_at(patch, REPLACE, number=2, after=True, only=server_file)
             try:
@@ -242,7 +243,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
     assert process.wait() == -signal.SIGKILL
     done = len(results.read_metrics(directory))
     assert 2 <= done < 60
-    assert not (directory / results.SUMMARY_FILE).exists()
+    assert not (directory / SUMMARY_FILE).exists()
 
     resume(directory, num_rounds=done + 2)
     assert outcome(directory) == uninterrupted(*overrides, f"num_rounds={done + 2}")
@@ -254,7 +255,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
 def test_resume_of_a_finished_run_changes_nothing(tmp_path):
     directory = simulate(configuration_of("strategy=knfu"), tmp_path / "run")
     before, lines = outcome(directory), (directory / results.METRICS_FILE).read_bytes()
-    (directory / results.SUMMARY_FILE).unlink()
+    (directory / SUMMARY_FILE).unlink()
     resume(directory)
     assert outcome(directory) == before
     assert (directory / results.METRICS_FILE).read_bytes() == lines
@@ -388,7 +389,7 @@ def test_all_files_are_there_with_figures(tmp_path):
     assert from_yaml((directory / "config.yaml").read_text()) == configuration_of("strategy=knfu", "num_rounds=2")
 
     simulation = assemble(configuration_of("strategy=knfu", "num_rounds=2"))
-    summary = results.read_summary(directory)
+    summary = read_summary(directory)
     assert summary["num_rounds"] == 2
     assert summary["configuration"] == {
         "strategy": "knfu",
@@ -530,7 +531,7 @@ def test_there_is_no_baseline_where_none_is_wanted_or_the_run_is_one(tmp_path, m
     assert len(stages) == 2
     assert not (tmp_path / "without" / results.LOCAL_ONLY).exists()
     assert not (tmp_path / "local" / results.LOCAL_ONLY).exists()
-    assert results.read_summary(tmp_path / "without")["spread"]["local_only"] == {"personal": None, "general": None}
+    assert read_summary(tmp_path / "without")["spread"]["local_only"] == {"personal": None, "general": None}
 
 
 # What a user is told

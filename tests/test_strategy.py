@@ -14,6 +14,7 @@ from fedfuse.errors import FedfuseError
 from fedfuse.knowledge import Fused, KnowledgeBatch, WeightStack
 from fedfuse.simulate import assemble, simulate
 from fedfuse.strategy import FusionStrategy
+from fedfuse.summary import read_summary
 
 BASE = ["num_clients=4", "num_rounds=3", "learn.epochs=1", "learn.batch_size=64", "absorb.epochs=1"]
 BASE += ["transfer.size=40", "engine.runner=sequential", "local_baseline=false"]
@@ -214,7 +215,7 @@ def test_a_strategy_of_ones_own_runs_from_a_file(tmp_path, monkeypatch):
     assert (round, clients.tolist()) == (3, [0, 1, 2, 3])
     assert torch.equal(torch.from_numpy(relevance), expected)
     assert [line["left_out"] for line in results.read_metrics(directory)] == [[], [], []]
-    assert results.read_summary(directory)["configuration"]["strategy"] == "custom"
+    assert read_summary(directory)["configuration"]["strategy"] == "custom"
 
 
 def test_a_strategy_of_ones_own_runs_from_the_working_directory(tmp_path, monkeypatch):

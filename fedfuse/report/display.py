@@ -40,7 +40,7 @@ class Display(Protocol):
         """Say that ``done`` of ``total`` clients are through with a verb; may be called for every client."""
 
     def round_finished(self, metrics: Mapping[str, Any]) -> None:
-        """Show a finished round: a line of ``metrics.jsonl``, see `fedfuse.results.round_metrics`."""
+        """Show a finished round: a line of ``metrics.jsonl``, see `fedfuse.metrics.round_metrics`."""
 
     def note(self, text: str) -> None:
         """Show a line that stays, such as a client that was left out."""

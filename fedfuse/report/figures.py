@@ -77,7 +77,7 @@ def draw_figures(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
     directory : Path
         The directory of the run: its ``metrics.jsonl`` and ``relevance.npz`` are read.
     summary : mapping
-        Its summary, see `fedfuse.results.write_summary`.
+        Its summary, see `fedfuse.summary.write_summary`.
 
     Returns
     -------

@@ -56,7 +56,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     Parameters
     ----------
     summary : mapping
-        What `fedfuse.results.write_summary` returns.
+        What `fedfuse.summary.write_summary` returns.
     """
     clients = summary["clients"]
     table = Table(

@@ -23,7 +23,7 @@ from fedfuse.composition import compose
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.fusion import mix
 from fedfuse.knowledge import KnowledgeBatch
-from fedfuse.results import RoundRecord
+from fedfuse.metrics import RoundRecord
 from fedfuse.rounds import Observers, Rounds
 from fedfuse.simulate import assemble
 from strategies.knfu import KnFu

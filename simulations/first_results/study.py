@@ -18,8 +18,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fedfuse.composition import compose
-from fedfuse.results import read_summary
 from fedfuse.simulate import resume, simulate
+from fedfuse.summary import read_summary
 
 HERE = Path(__file__).parent
 ALPHAS = (0.1, 0.5, 10)

@@ -7,8 +7,9 @@ import pytest
 from matplotlib.colors import to_rgb, to_rgba
 
 from fedfuse import results
+from fedfuse.metrics import ClientMetrics, RoundRecord
 from fedfuse.report import figures
-from fedfuse.results import ClientFacts, ClientMetrics, RoundRecord
+from fedfuse.summary import ClientFacts, write_summary
 
 
 def line(number, personal=0.5, general=0.25, std=0.125):
@@ -238,7 +239,7 @@ def run_directory(directory, relevance=True, baseline=True, label_counts=(4, 2))
         results.append_round(directory, record)
         if baseline:
             results.append_round(directory / results.LOCAL_ONLY, record)
-    return results.write_summary(directory, {}, [ClientFacts(i, "mlp", 6, label_counts) for i in range(3)])
+    return write_summary(directory, {}, [ClientFacts(i, "mlp", 6, label_counts) for i in range(3)])
 
 
 ALL = ["accuracy_by_round", "accuracy_by_client", "label_distribution", "relevance"]
@@ -282,5 +283,5 @@ def test_figures_without_data_are_skipped(tmp_path, missing, skipped):
 def test_a_run_without_metrics_has_no_accuracy_figures(tmp_path):
     client = ClientMetrics(0, None, None, None, None)
     results.append_round(tmp_path, RoundRecord(1, (client,), (), 1, 1, {}, None, ()))
-    summary = results.write_summary(tmp_path, {}, [ClientFacts(0, "mlp", None, None)])
+    summary = write_summary(tmp_path, {}, [ClientFacts(0, "mlp", None, None)])
     assert figures.draw_figures(tmp_path, summary) == []

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from fedfuse.metrics import ClientMetrics, LeftOut, RoundRecord, Spread, round_metrics, summarise
+
+UNKNOWN = {"mean": None, "std": None, "worst": None, "worst_10_percent": None}
+
+
+def client(client_id, personal=None, general=None, validation=None, loss=None):
+    return ClientMetrics(client_id, personal, general, validation, loss)
+
+
+def record(number, clients, relevance=None, left_out=(), bytes_up=100, bytes_down=300, learn=0.5):
+    ids = tuple(one.client_id for one in clients) if relevance is not None else ()
+    seconds = {"learn": learn, "round": 2 * learn}
+    return RoundRecord(number, tuple(clients), left_out, bytes_up, bytes_down, seconds, relevance, ids)
+
+
+def rounds(numbers, num_clients=2):
+    """Rounds in which every accuracy differs."""
+    return [
+        record(
+            number,
+            [client(i, number / 10, number / 20 + i / 100, 0.5, 1.0) for i in range(num_clients)],
+            relevance=np.full((num_clients, num_clients), 1 / num_clients, np.float32) * number,
+        )
+        for number in numbers
+    ]
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_spread_of_known_values():
+    spread = summarise([0.5, 0.75, 0.25, 1.0])
+    assert spread == Spread(mean=0.625, std=pytest.approx(0.3125**0.5 / 2), worst=0.25, worst_10_percent=0.25)
+
+
+@pytest.mark.parametrize(("num_values", "num_worst"), [(1, 1), (10, 1), (11, 2), (20, 2), (30, 3), (31, 4)])
+def test_worst_10_percent_takes_the_ceiling_of_a_tenth(num_values, num_worst):
+    values = list(range(num_values, 0, -1))  # the worst are 1, 2, 3, ...
+    assert summarise(values).worst_10_percent == (num_worst + 1) / 2
+
+
+def test_no_values_cannot_be_summarised():
+    with pytest.raises(ValueError, match="no client has a value"):
+        summarise([])
+
+
+def test_round_metrics_is_the_flat_line_of_a_round():
+    left_out = (LeftOut(3, "share", "soft labels are not finite"),)
+    clients = [client(0, 0.5, 0.25, 0.75, 1.5), client(1, 1.0, None, 0.25, 0.5)]
+    assert round_metrics(record(4, clients, left_out=left_out)) == {
+        "round": 4,
+        "participants": 2,
+        "left_out": [{"client_id": 3, "phase": "share", "reason": "soft labels are not finite"}],
+        "personal_mean": 0.75,
+        "personal_std": 0.25,
+        "personal_worst": 0.5,
+        "personal_worst_10_percent": 0.5,
+        "general_mean": 0.25,
+        "general_std": 0.0,
+        "general_worst": 0.25,
+        "general_worst_10_percent": 0.25,
+        "validation_mean": 0.5,
+        "bytes_up": 100,
+        "bytes_down": 300,
+        "seconds": {"learn": 0.5, "round": 1.0},
+    }
+
+
+def test_unknown_and_not_finite_metrics_are_null_never_nan():
+    metrics = round_metrics(record(1, [client(0, personal=float("nan"))]))
+    assert {name: metrics[f"personal_{name}"] for name in UNKNOWN} == UNKNOWN
+    assert {name: metrics[f"general_{name}"] for name in UNKNOWN} == UNKNOWN
+    assert metrics["validation_mean"] is None

@@ -1,0 +1,59 @@
+import torch
+
+from fedfuse.knowledge import Fused
+from fedfuse.waiting import Waiting
+
+
+def common(value):
+    return Fused.for_all(weights={"w": torch.tensor([float(value)])})
+
+
+def personal(**values):
+    return Fused.for_each(
+        [int(client[1:]) for client in values], weights={"w": torch.tensor([[float(v)] for v in values.values()])}
+    )
+
+
+def waits(waiting, client):
+    round, carriers = waiting.newest_for(client)
+    return (round, None if carriers is None else float(carriers["weights"]["w"]))
+
+
+def test_waiting_gives_each_client_the_newest_that_it_has_not_absorbed():
+    waiting = Waiting()
+    assert waits(waiting, 0) == (-1, None)
+    waiting.put(common(10), 1)
+    waiting.put(personal(c0=20, c1=21), 2)
+    assert [waits(waiting, client) for client in (0, 1, 2)] == [(2, 20), (2, 21), (1, 10)]
+    waiting.confirm(0, 2)
+    assert waits(waiting, 0) == (-1, None)  # the older common one is not for client 0 any more
+    assert set(waiting.personal) == {1}
+    waiting.put(common(30), 3)
+    assert [waits(waiting, client) for client in (0, 1, 2)] == [(3, 30), (3, 30), (3, 30)]
+    waiting.confirm(1, 2)  # late, for the older one
+    assert waits(waiting, 1) == (3, 30)
+    waiting.confirm(1, 3)
+    waiting.confirm(1, 1)
+    assert waits(waiting, 1) == (-1, None)
+    waiting.put(Fused(), 4)
+    assert waits(waiting, 2) == (3, 30)
+
+
+def test_what_waits_survives_a_checkpoint(tmp_path):
+    waiting = Waiting()
+    waiting.put(common(10), 1)
+    waiting.put(personal(c0=20, c1=21), 2)
+    waiting.confirm(1, 2)
+    torch.save(waiting.to_dict(), tmp_path / "waiting.pt")
+    loaded = Waiting(**torch.load(tmp_path / "waiting.pt", weights_only=True))
+    for client in (0, 1, 2):
+        assert waits(loaded, client) == waits(waiting, client)
+    assert loaded.absorbed == {1: 2}
+
+
+def test_a_checkpoint_holds_the_rows_of_a_client_and_not_the_stack_they_came_from(tmp_path):
+    waiting = Waiting()
+    stack = torch.zeros(100, 50, 10)
+    waiting.put(Fused.for_each([3], prototypes={"prototypes": stack}), 1)
+    torch.save(waiting.to_dict(), tmp_path / "waiting.pt")
+    assert (tmp_path / "waiting.pt").stat().st_size < 50 * 10 * 4 + 4000
