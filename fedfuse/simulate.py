@@ -179,8 +179,8 @@ def introduction(simulation: Simulation) -> list[str]:
     models = ", ".join(model.name for model in configuration.model)
     names = configuration.strategy.name, configuration.data.name, configuration.partition.name
     lines = [
-        f"{names[0]} on {names[1]} ({names[2]}): {configuration.num_clients} clients with {models}; "
-        f"{len(simulation.settings.transfer)} transfer samples, seed {configuration.seed}",
+        f"{names[0]} on {names[1]}, {names[2]} partition, seed {configuration.seed}",
+        f"{configuration.num_clients} clients with {models}; {len(simulation.settings.transfer)} transfer samples",
         f"Clients send {_list(strategy.sends)} and get back {_list(strategy.returns)}; "
         f"private facts told to the strategy: {_list(strategy.needs)}.",
     ]

@@ -541,7 +541,8 @@ def test_introduction_says_what_runs_what_travels_and_what_is_promised(tmp_path,
     configuration = configuration_of("strategy=fedavg", "model=mlp_small", "seed=4", "num_rounds=1")
     lines = introduction(assemble(configuration))
     assert lines == [
-        "fedavg on digits (dirichlet): 3 clients with mlp_small; 40 transfer samples, seed 4",
+        "fedavg on digits, dirichlet partition, seed 4",
+        "3 clients with mlp_small; 40 transfer samples",
         "Clients send weights and get back weights; private facts told to the strategy: num_examples.",
         "No protector: what is sent is not noised, and nothing is guaranteed.",
     ]
