@@ -548,8 +548,8 @@ def test_introduction_says_what_runs_what_travels_and_what_is_promised(tmp_path,
     ]
     simulate(configuration, tmp_path / "run")
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:5] == [*lines, "fedavg: rounds 1 to 1", printed[4]]
-    assert printed[4].startswith("round 1/1  personal ")
+    assert printed[:6] == [*lines, "fedavg: rounds 1 to 1", printed[5]]
+    assert printed[5].startswith("round 1/1  personal ")
     assert "local-only: rounds 1 to 1" in printed
 
     lines = introduction(assemble(configuration_of("strategy=knfu", "privacy=[noise]")))
