@@ -553,11 +553,11 @@ def test_introduction_says_what_runs_what_travels_and_what_is_promised(tmp_path,
     assert "local-only: rounds 1 to 1" in printed
 
     lines = introduction(assemble(configuration_of("strategy=knfu", "privacy=[noise]")))
-    assert lines[1:] == [
+    assert lines[2:] == [
         "Clients send soft_labels and get back soft_labels; private facts told to the strategy: nothing.",
         "noise: gaussian noise of scale 0.05 on soft labels; guarantee: none",
     ]
-    assert introduction(assemble(configuration_of("strategy=local")))[1:] == [
+    assert introduction(assemble(configuration_of("strategy=local")))[2:] == [
         "Clients send nothing and get back nothing; private facts told to the strategy: nothing."
     ]
 
