@@ -12,6 +12,8 @@ from fedfuse.client.state import ClientState
 from fedfuse.knowledge import InvalidKnowledgeError, Tensors, WeightStack
 from fedfuse.messages import Request
 
+DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool)
+
 
 def express(
     clients: Sequence[Client],
@@ -27,6 +29,9 @@ def check(tensors: Tensors, expected: Expectation) -> None:
     """Raise `InvalidKnowledgeError` unless these are weights of the client's architecture."""
     if {name: tensor.shape for name, tensor in tensors.items()} != dict(expected.shapes):
         raise InvalidKnowledgeError("weights do not have the names and shapes of the client's architecture")
+    unknown = {str(tensor.dtype) for tensor in tensors.values() if tensor.dtype not in DTYPES}
+    if unknown:
+        raise InvalidKnowledgeError(f"weights have type {', '.join(sorted(unknown))}")
 
 
 def stack(tensors: Sequence[Tensors], expected: Sequence[Expectation]) -> tuple[WeightStack, ...]:

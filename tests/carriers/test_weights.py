@@ -92,3 +92,13 @@ def test_cohorts_are_stacked_in_the_order_of_their_first_client(make_clients, ma
         for name, stacked in own.weights.items():
             for row, position in enumerate(own.positions):
                 assert torch.equal(stacked[row], tensors[position][name])
+
+
+def test_weights_of_another_kind_of_number_are_refused(make_clients, make_expectation):
+    client = make_clients(["small"])[0]
+    weights_ = client.architecture.initial_parameters(0, torch.float32)
+    name = next(iter(weights_))
+    expected = make_expectation(client, 1, torch.arange(3))
+    weights.check(weights_, expected)
+    with pytest.raises(InvalidKnowledgeError, match=r"type torch\.float16"):
+        weights.check({**weights_, name: weights_[name].half()}, expected)
