@@ -1,38 +1,11 @@
 import json
 
-import numpy as np
+from records import client, record
 
 from fedfuse import results
-from fedfuse.metrics import ClientMetrics, RoundRecord
 from fedfuse.summary import ClientFacts, read_summary, write_summary
 
 UNKNOWN = {"mean": None, "std": None, "worst": None, "worst_10_percent": None}
-
-
-def client(client_id, personal=None, general=None, validation=None, loss=None):
-    return ClientMetrics(client_id, personal, general, validation, loss)
-
-
-def record(number, clients, relevance=None, left_out=(), bytes_up=100, bytes_down=300, learn=0.5):
-    ids = tuple(one.client_id for one in clients) if relevance is not None else ()
-    seconds = {"learn": learn, "round": 2 * learn}
-    return RoundRecord(number, tuple(clients), left_out, bytes_up, bytes_down, seconds, relevance, ids)
-
-
-def rounds(numbers, num_clients=2):
-    """Rounds in which every accuracy differs."""
-    return [
-        record(
-            number,
-            [client(i, number / 10, number / 20 + i / 100, 0.5, 1.0) for i in range(num_clients)],
-            relevance=np.full((num_clients, num_clients), 1 / num_clients, np.float32) * number,
-        )
-        for number in numbers
-    ]
-
-
-def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def test_summary_gives_the_last_round_and_the_mean_of_the_last_five(tmp_path):
