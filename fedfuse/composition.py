@@ -7,6 +7,7 @@ set here, so that a wrong key is answered with the nearest valid one. So are the
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -95,7 +96,9 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def quote(text: str) -> str:
-    """Quote a text so that it can be the value of an override, whatever characters it has."""
+    """Quote a text, where it must be, so that it can be the value of an override, whatever characters it has."""
+    if re.fullmatch(r"[\w.-]*/[\w./-]*", text):  # a plain path is never read as anything else
+        return text
     return str(QuotedString(text, Quote.single).with_quotes())
 
 

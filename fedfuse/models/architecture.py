@@ -32,6 +32,8 @@ class Architecture:
         The width of the features.
     layer_types : frozenset[str]
         The class names of the modules that have no modules inside.
+    ties_parameters : bool
+        Whether one tensor stands under two names.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Architecture:
     num_parameters: int
     embedding_size: int
     layer_types: frozenset[str]
+    ties_parameters: bool = False
 
     def module(self) -> nn.Module:
         """Build a module to load parameters into; torch's global generator is left as it was."""
@@ -123,6 +126,7 @@ def describe(name: str, build_module: Callable[[], nn.Module], input_shape: Sequ
         layer_types=frozenset(
             type(part).__name__ for part in module.modules() if not any(True for _ in part.children())
         ),
+        ties_parameters=len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False))),
     )
 
 

@@ -95,3 +95,19 @@ def test_an_unknown_runner_is_refused_with_the_nearest_name(architectures, wrong
 
 def test_the_runners_are_those_that_can_be_configured():
     assert RUNNERS == CONFIGURABLE
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.head.weight = self.body.weight
+
+    def forward(self, inputs):
+        features = self.body(inputs)
+        return Outputs(self.head(features), features)
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_a_model_with_tied_parameters_is_trained_one_client_at_a_time(name):
+    assert choose_runner(name, describe("tied", Tied, (4,))) is sequential.fit
