@@ -6,10 +6,8 @@ gets its fused knowledge, absorbs it, evaluates and replies with metrics. Initia
 resume all use that one rule.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +24,7 @@ from fedfuse.messages import ABSORB, SHARE, Reply, Request, count_bytes
 from fedfuse.metrics import ClientMetrics, LeftOut, RoundRecord
 from fedfuse.randomness import numpy_generator
 from fedfuse.roster import Roster
+from fedfuse.round_under_way import RoundUnderWay
 from fedfuse.sampling import participants
 from fedfuse.server import Server
 from fedfuse.waiting import INITIAL, Waiting
@@ -48,55 +47,6 @@ class RoundSettings:
     fraction: float
     min_clients: int
     share_facts: frozenset[str]
-
-
-@dataclass
-class RoundUnderWay:
-    """What is known so far of the round that is being run."""
-
-    round: int
-    left_out: list[LeftOut] = field(default_factory=list)
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    participants: list[int] = field(default_factory=list)
-    sent: dict[int, int] = field(default_factory=dict)
-    relevance: Tensor | None = None
-    relevance_clients: list[int] = field(default_factory=list)
-    clients: list[ClientMetrics] = field(default_factory=list)
-    shared: bool = False
-
-    def add_seconds(self, seconds: Mapping[str, float]) -> None:
-        """Add times by verb."""
-        for verb, value in seconds.items():
-            self.seconds[verb] = self.seconds.get(verb, 0.0) + value
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Add the time of a block under one name."""
-        start = time.perf_counter()
-        yield
-        self.add_seconds({name: time.perf_counter() - start})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors for the checkpoint after the share phase."""
-        return {
-            "round": self.round,
-            "left_out": [(entry.client_id, entry.phase, entry.reason) for entry in self.left_out],
-            "bytes_up": self.bytes_up,
-            "bytes_down": self.bytes_down,
-            "seconds": dict(self.seconds),
-            "participants": list(self.participants),
-            "relevance": self.relevance,
-            "relevance_clients": list(self.relevance_clients),
-            "shared": self.shared,
-        }
-
-    @staticmethod
-    def from_dict(plain: Mapping[str, Any]) -> "RoundUnderWay":
-        """Read what `to_dict` gave."""
-        left_out = [LeftOut(*entry) for entry in plain["left_out"]]
-        return RoundUnderWay(**{**plain, "left_out": left_out})
 
 
 @dataclass

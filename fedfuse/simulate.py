@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,8 +198,7 @@ def _local_only(simulation: Simulation) -> Simulation:
     return replace(simulation, strategy=strategy, settings=replace(simulation.settings, protectors=()))
 
 
-def _list(names: object) -> str:
-    assert isinstance(names, set | frozenset)
+def _list(names: AbstractSet[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
 
 

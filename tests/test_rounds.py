@@ -19,8 +19,8 @@ from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import FedfuseError, TooFewClientsError
 from fedfuse.knowledge import Fused
 from fedfuse.messages import ABSORB, DESCRIBE, SHARE, Reply, Request
-from fedfuse.metrics import ClientMetrics, LeftOut
-from fedfuse.rounds import Observers, Rounds, RoundSettings, RoundUnderWay
+from fedfuse.metrics import ClientMetrics
+from fedfuse.rounds import Observers, Rounds, RoundSettings
 from fedfuse.server_app import Service, serve
 from fedfuse.simulate import assemble
 from fedfuse.strategy import FusionStrategy
@@ -884,15 +884,6 @@ def test_a_resume_after_share_does_not_share_again(tmp_path):
     lines, _ = run(simulation, tmp_path / "run", grid)
     assert [messages[0].metadata.message_type for messages in grid.sent] == [DESCRIBE, ABSORB, SHARE, ABSORB]
     assert without_seconds(lines) == without_seconds(healthy_run()[0])
-
-
-def test_a_round_under_way_survives_a_checkpoint(tmp_path):
-    under_way = RoundUnderWay(3, [LeftOut(2, "share", "why")], 10, 20, {"learn": 1.5}, [0, 1], shared=True)
-    under_way.relevance, under_way.relevance_clients = torch.eye(2), [0, 1]
-    torch.save(under_way.to_dict(), tmp_path / "round.pt")
-    loaded = RoundUnderWay.from_dict(torch.load(tmp_path / "round.pt", weights_only=True))
-    assert torch.equal(loaded.relevance, under_way.relevance)
-    assert replace(loaded, relevance=None) == replace(under_way, relevance=None)
 
 
 def test_seconds_of_clients_add_up_by_verb(tmp_path):
