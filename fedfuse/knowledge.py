@@ -12,6 +12,9 @@ from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
 
+# Squares of larger numbers, summed over clients, overflow float32; a model that has one has diverged.
+LARGEST_NUMBER = 1e12
+
 
 class InvalidKnowledgeError(ValueError):
     """Knowledge that must not be used: wrong shape, type, range, round or client. The text is safe to show."""
@@ -36,7 +39,7 @@ class Knowledge:
     Raises
     ------
     InvalidKnowledgeError
-        If an identifier is out of range or a tensor holds a NaN or an infinity.
+        If an identifier is out of range or a tensor holds what `is_finite` refuses.
     """
 
     client_id: int
@@ -191,11 +194,19 @@ class Fused:
         return Fused(personal=personal, relevance=relevance)
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether a tensor holds no NaN, no infinity, and no number so large that sums would overflow."""
+    if not tensor.is_floating_point():
+        return True
+    # Both, because in float16 the largest number is itself an infinity.
+    return bool(torch.isfinite(tensor).all() and (tensor.abs() <= LARGEST_NUMBER).all())
+
+
 def check_finite(carrier: str, tensors: Tensors) -> None:
-    """Raise `InvalidKnowledgeError` if a floating tensor holds a NaN or an infinity."""
+    """Raise `InvalidKnowledgeError` for a tensor that `is_finite` refuses."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InvalidKnowledgeError(f"{carrier}: {name} holds a NaN or an infinity")
+        if not is_finite(tensor):
+            raise InvalidKnowledgeError(f"{carrier}: {name} is not finite, or above 1e12")
 
 
 def _freeze(carriers: Mapping[str, Tensors]) -> Mapping[str, Tensors]:

@@ -151,6 +151,7 @@ class Description:
     @_untrusted
     def from_record(record: RecordDict) -> "Description":
         """Read the wire form."""
+        _raise_failure(record)
         description = record.config_records["description"]
         return Description(
             client_id=_integer(description, "client-id"),
@@ -218,9 +219,7 @@ class Reply:
         InvalidKnowledgeError
             If the reply is malformed, holds a NaN, or is the client's word that it failed.
         """
-        if "failure" in record:
-            failure = record.config_records["failure"]
-            raise InvalidKnowledgeError(f"{str(failure['code'])[:40]}: {str(failure['text'])[:200]}")
+        _raise_failure(record)
         header = record.config_records["reply"]
         client_id, round = _integer(header, "client-id"), _integer(header, "round")
         knowledge = None
@@ -264,6 +263,12 @@ class Failure:
 def count_bytes(record: RecordDict) -> int:
     """Count the bytes of all records of a message: arrays as they are serialised, and their metadata."""
     return sum(entry.count_bytes() for entry in record.values())
+
+
+def _raise_failure(record: RecordDict) -> None:
+    if "failure" in record:
+        failure = record.config_records["failure"]
+        raise InvalidKnowledgeError(f"{str(failure['code'])[:40]}: {str(failure['text'])[:200]}")
 
 
 def _write_carriers(record: RecordDict, carriers: Mapping[str, Tensors]) -> None:

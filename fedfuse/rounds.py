@@ -345,4 +345,6 @@ def _by_reason(left_out: Iterable[LeftOut]) -> str:
     clients: dict[str, list[str]] = {}
     for out in left_out:
         clients.setdefault(out.reason, []).append(str(out.client_id))
-    return "; ".join(f"clients {', '.join(ids)}: {reason}" for reason, ids in clients.items())
+    return "; ".join(
+        f"client{'s' if len(ids) > 1 else ''} {', '.join(ids)}: {reason}" for reason, ids in clients.items()
+    )

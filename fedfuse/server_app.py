@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -23,6 +24,7 @@ from fedfuse.assembly import (
 from fedfuse.checkpoint import FOLDER, SERVER, load_checkpoint, save_checkpoint
 from fedfuse.client.client import ClientSettings
 from fedfuse.configuration import Configuration, to_yaml
+from fedfuse.errors import ConfigurationError
 from fedfuse.knowledge import Fused
 from fedfuse.metrics import RoundRecord
 from fedfuse.privacy.protector import Protector
@@ -37,6 +39,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation that is configured by the one key ``overrides`` of the Flower run."""
     configuration = configuration_of(context.run_config)
+    torch.set_num_threads(configuration.engine.threads)
     federation = load_federation(configuration)
     architectures = make_architectures(configuration, federation)
     settings = make_client_settings(configuration, federation)
@@ -116,6 +119,8 @@ def serve(service: Service) -> None:
     # Without the server's file, which is written last, the run was stopped before it began.
     if (directory / FOLDER / SERVER).is_file():
         state, client_states = load_checkpoint(directory)
+        if (client_states is None) != (service.load_client_states is None):
+            raise ConfigurationError(f"The run in {directory} was not made by this kind of engine: resume it there.")
         rounds.load_state_dict(state["rounds"])
         strategy.load_state_dict(state["strategy"])
         if client_states is not None and service.load_client_states is not None:

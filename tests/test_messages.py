@@ -55,7 +55,7 @@ TENSORS = {
     "no row": torch.zeros(0, 4),
     "a view": random(6, 4)[1:5:2],
     "transposed": random(3, 4).T,
-    "special": torch.tensor([0.0, -0.0, 1e-45, 3.4e38, 1 / 3]),
+    "special": torch.tensor([0.0, -0.0, 1e-45, 9.9e11, 1 / 3]),
 }
 
 
@@ -325,7 +325,7 @@ def test_an_array_is_never_unpickled(tmp_path):
 def test_knowledge_must_be_finite(value):
     record = valid_reply()
     record["carrier.soft_labels"] = ArrayRecord({"soft_labels": Array(torch.tensor([[0.5, value]]))})
-    assert refused(Reply.from_record, record) == "soft_labels: soft_labels holds a NaN or an infinity"
+    assert refused(Reply.from_record, record) == "soft_labels: soft_labels is not finite, or above 1e12"
 
 
 @pytest.mark.parametrize(
@@ -429,3 +429,8 @@ def test_bytes_of_all_records_are_counted():
 
 def test_bytes_of_an_empty_request_can_be_counted():
     assert 0 < count_bytes(Request(round=1).to_record()) < 200
+
+
+def test_a_description_can_be_the_word_that_the_client_failed():
+    record = Failure("failed", "KeyError").to_record()
+    assert refused(Description.from_record, record) == "failed: KeyError"

@@ -233,8 +233,16 @@ SHARE_FAULTS = ANY_PHASE | {
     "float16": ([], soft_labels(lambda own: own.half()), "soft labels have type torch.float16"),
     "integers": ([], soft_labels(lambda own: own.round().long()), "soft labels have type torch.int64"),
     "complex": ([], soft_labels(lambda own: own.cfloat()), "soft labels have type torch.complex64"),
-    "nan": ([], soft_labels(first_entry(torch.nan)), "soft_labels: soft_labels holds a NaN or an infinity"),
-    "infinity": ([], soft_labels(first_entry(-torch.inf)), "soft_labels: soft_labels holds a NaN or an infinity"),
+    "nan": (
+        [],
+        soft_labels(first_entry(torch.nan)),
+        "soft_labels: soft_labels is not finite, or above 1e12",
+    ),
+    "infinity": (
+        [],
+        soft_labels(first_entry(-torch.inf)),
+        "soft_labels: soft_labels is not finite, or above 1e12",
+    ),
     "sums-above-one": ([], soft_labels(lambda own: 1.01 * own), "soft labels are off the simplex"),
     "negative": ([], soft_labels(one_negative), "soft labels are off the simplex"),
     "more-tensors": ([], tensors(lambda own: own | {"x": torch.ones(1)}), "soft labels came as ['soft_labels', 'x']"),
@@ -270,10 +278,15 @@ SHARE_FAULTS = ANY_PHASE | {
         tensors(lambda own: dict(list(own.items())[1:]), "weights"),
         "weights do not have the names and shapes of the client's architecture",
     ),
+    "weights-complex": (
+        ["strategy=fedavg"],
+        tensors(lambda own: {name: tensor.cfloat() * torch.nan for name, tensor in own.items()}, "weights"),
+        "weights have type torch.complex64",
+    ),
     "weights-nan": (
         ["strategy=fedavg"],
         tensors(lambda own: {name: tensor / 0 for name, tensor in own.items()}, "weights"),
-        "weights: body.1.weight holds a NaN or an infinity",
+        "weights: body.1.weight is not finite, or above 1e12",
     ),
     "prototypes-of-another-width": (
         ["strategy=fedproto"],
@@ -505,7 +518,7 @@ BAD_STRATEGIES = {
     "fuse-nothing": ({"fuse": lambda self, k, s: None}, "fuse returned bad knowledge: it is NoneType, not Fused."),
     "fuse-nan": (
         fusing(scale=torch.nan),
-        "fuse returned bad knowledge: soft_labels: soft_labels holds a NaN or an infinity.",
+        "fuse returned bad knowledge: soft_labels: soft_labels is not finite, or above 1e12.",
     ),
     "fuse-shape": (fusing(soft_labels=(10, 40)), FORM),
     "fuse-mask-shape": (fusing(mask=(39,)), FORM),

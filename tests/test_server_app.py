@@ -6,7 +6,7 @@ from flwr.app import Context, RecordDict
 
 from fedfuse import results, server_app
 from fedfuse.assembly import configuration_of
-from fedfuse.checkpoint import FOLDER, SERVER
+from fedfuse.checkpoint import CLIENTS, FOLDER, SERVER
 from fedfuse.configuration import from_yaml
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import ConfigurationError, FedfuseError
@@ -15,7 +15,7 @@ from fedfuse.privacy.guarantee import Guarantee
 from fedfuse.privacy.noise import Noise
 from fedfuse.privacy.swing import Swing
 from fedfuse.server_app import Service, guarantees_json, serve
-from fedfuse.simulate import assemble, simulate
+from fedfuse.simulate import assemble, resume, simulate
 from fedfuse.strategy import FusionStrategy
 
 BASE = (
@@ -240,3 +240,10 @@ def test_an_accounted_guarantee_is_told_apart():
     assert written["differential_privacy"] is True
     assert written["summary"] == "See protectors."
     assert written["protectors"][1]["epsilon"] == 2.0
+
+
+def test_a_run_whose_clients_keep_their_own_state_is_not_continued_with_fresh_ones(tmp_path):
+    directory = simulate(configuration_of({"overrides": BASE}), tmp_path / "run")
+    (directory / FOLDER / CLIENTS).unlink()
+    with pytest.raises(ConfigurationError, match="was not made by this kind of engine"):
+        resume(directory, num_rounds=4)

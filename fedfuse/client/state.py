@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fedfuse.knowledge import Tensors
+from fedfuse.knowledge import Tensors, is_finite
 
 SHARED, ABSORBED = 0, 1
 KEPT_GENERATIONS = 2
@@ -167,5 +167,5 @@ class DirectoryStore:
 
 
 def parameters_are_finite(parameters: Mapping[str, Tensor]) -> bool:
-    """Tell whether no floating tensor holds a NaN or an infinity."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in parameters.values() if tensor.is_floating_point())
+    """Tell whether no tensor holds a NaN, an infinity or a number that only a diverged model has."""
+    return all(is_finite(tensor) for tensor in parameters.values())
