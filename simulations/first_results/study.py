@@ -1,6 +1,6 @@
 """The strategies on the embedded digits, at three strengths of label skew: accuracy on own and on everybody's data.
 
-From the root of the project, about 15 minutes on two cores (a second call continues where the first was stopped):
+From the root of the project, about 6 minutes on two cores (a second call continues where the first was stopped):
 
     python simulations/first_results/study.py
 
