@@ -62,7 +62,8 @@ class RoundRecord:
     bytes_up, bytes_down : int
         Bytes of knowledge from all clients to the server, and back.
     seconds : mapping of str to float
-        Wall time of each verb (learn, express, protect, fuse, absorb, evaluate) and of the whole ``round``.
+        Time of each verb (learn, express, protect, absorb, evaluate) summed over the clients, of the server's ``fuse``,
+        and the wall time of the whole ``round``.
     relevance : ndarray or None
         ``[n, n]``, rows sum to one: how much each client (row) listened to each client (column).
     relevance_clients : tuple of int
