@@ -1,44 +1,17 @@
-"""The command ``fedfuse``: run a federation, list the parts that it can be made of."""
+"""The command ``fedfuse``: find what its first word names, and turn every error into one line and an exit code."""
 
-import os
-import shlex
-import subprocess
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
-from fedfuse import __version__, catalogue
-from fedfuse.composition import compose, expand, quote
-from fedfuse.errors import ConfigurationError, FedfuseError, unknown_name
+from fedfuse import __version__
+from fedfuse.commands import list, run
+from fedfuse.errors import FedfuseError, unknown_name
 
 INTERRUPTED = 130
-CARRIER = "carrier"  # the one group whose parts are modules, not files of configuration
-
-# What `fedfuse list` shows: tables of one or more groups of parts, each with how a part of it is chosen.
-TABLES = {
-    "strategies": {"strategy": "strategy=NAME"},
-    "objectives": {"objective": "objective=NAME"},
-    "data": {"data": "data=NAME"},
-    "partitions": {"partition": "partition=NAME"},
-    "models": {"model": "model=[NAME,...]"},
-    "carriers": {CARRIER: "a strategy names them in `sends` and `returns`"},
-    "protectors": {"privacy": "privacy=[NAME,...]"},
-    "predictors": {"predictor": "predictor.share=NAME, also predictor.personal and predictor.general"},
-    "transfer": {"transfer": "transfer=NAME", "transfer/policy": "transfer/policy=NAME"},
-}
-
-RUN_EXAMPLES = """\
-examples:
-  fedfuse run                                              all defaults, on a data set that needs no download
-  fedfuse run strategy=fedavg model=mlp_small              another strategy, one model for all clients
-  fedfuse run partition.alpha=0.1 num_clients=20 seed=3    fewer classes a client, more clients, another seed
-  fedfuse run 'model=[mlp_small,{name: cnn_small, channels: [4, 8]}]' 'privacy=[swing]'
-  fedfuse run -m strategy=knfu,local seed=0,1,2            six runs, one after another
-  fedfuse run output=my_run                                write to my_run, not to a new directory in outputs/
-  fedfuse run resume=my_run num_rounds=40                  go on where my_run stopped, up to round 40
-  fedfuse run strategy=custom strategy._target_=my_package.MyStrategy ++strategy.strength=2
-"""
+COMMANDS: dict[str, ModuleType] = {"run": run, "list": list}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, that of the error (2 for a mistake in the configuration), or 130 after an interrupt.
     """
     parser = _parser()
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [*(sys.argv[1:] if argv is None else argv)]
     try:
-        if words and not words[0].startswith("-") and words[0] not in ("run", "list"):
-            raise unknown_name("command", words[0], ("run", "list"))
+        if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+            raise unknown_name("command", words[0], COMMANDS)
         arguments, rest = parser.parse_known_args(words)
         if arguments.command is None and rest:
             raise unknown_name("option", rest[0], ("--help", "--version"))
@@ -66,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         _search_working_directory_last()
-        return _list(arguments, rest) if arguments.command == "list" else _run(arguments, rest)
+        exit_code: int = COMMANDS[arguments.command].execute(arguments, rest)
     except FedfuseError as error:
         sys.stderr.write(f"fedfuse: error: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("fedfuse: interrupted\n")
         return INTERRUPTED
+    return exit_code
 
 
 def _parser() -> ArgumentParser:
@@ -80,131 +54,13 @@ def _parser() -> ArgumentParser:
         "fedfuse", description="Federated knowledge fusion: clients share what they know.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"fedfuse {__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="{run,list}")
-    run = commands.add_parser(
-        "run",
-        help="simulate a federation and write its results",
-        description="Simulate a federation on this machine and write its results to a directory of its own.",
-        epilog=f"{_groups()}\n{RUN_EXAMPLES}\n{_defaults()}",
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    run.add_argument("overrides", nargs="*", help="key=value, or group=NAME; see below")
-    run.add_argument("-m", "--multirun", action="store_true", help="run every combination of a=1,2 b=3,4")
-    listing = commands.add_parser(
-        "list", help="list strategies, models and all other parts", description="List the parts of a run."
-    )
-    listing.add_argument("table", nargs="?", help=f"one of {', '.join(TABLES)}; all if none is named")
-    for command in (run, listing):
-        command.add_argument(
-            "--config-dir",
-            type=Path,
-            metavar="DIR",
-            help="your own parts, for example DIR/strategy/mine.yaml",
-        )
+    commands = parser.add_subparsers(dest="command", title="commands", metavar=f"{{{','.join(COMMANDS)}}}")
+    for command in COMMANDS.values():
+        command.add(commands)
     return parser
-
-
-def _groups() -> str:
-    """Say what can be chosen by name."""
-    folders = catalogue.folders()
-    groups = [group for table in TABLES.values() for group in table if group != CARRIER]
-    lines = [f"  {group:<16} {', '.join(catalogue.names(group, folders))}" for group in groups]
-    return "\n".join(["chosen by name (see also fedfuse list):", *lines, ""])
-
-
-def _defaults() -> str:
-    """Show the keys of the main configuration as its file does: with their defaults and what they are for."""
-    text = (catalogue.folders()[0] / "config.yaml").read_text(encoding="utf-8")
-    values = text.partition("_self_\n")[2].strip()
-    return "\n".join(["keys and their defaults (inner ones with dots: learn.optimizer.lr=0.01):", values])
 
 
 def _search_working_directory_last() -> None:
     """Let a user's own modules be imported, while none of them can take the place of an installed one."""
     here = str(Path.cwd())
     sys.path[:] = [path for path in sys.path if path not in ("", here)] + [here]
-
-
-def _list(arguments: Namespace, rest: Sequence[str]) -> int:
-    if rest:
-        raise unknown_name("argument", rest[0], ("--config-dir",))
-    if arguments.table is not None and arguments.table not in TABLES:
-        raise unknown_name("table", arguments.table, TABLES)
-    folders = catalogue.folders(arguments.config_dir)
-    for table in TABLES if arguments.table is None else [arguments.table]:
-        for group, usage in TABLES[table].items():
-            if group == CARRIER:
-                lines = catalogue.carriers()
-            else:
-                names = catalogue.names(group, folders)
-                lines = {name: catalogue.describe(group, name, folders) for name in names}
-            width = max(map(len, lines))
-            sys.stdout.write(f"{table} ({usage})\n")
-            sys.stdout.writelines(f"  {name:<{width}}  {line}".rstrip() + "\n" for name, line in lines.items())
-            sys.stdout.write("\n")
-    return 0
-
-
-def _run(arguments: Namespace, rest: Sequence[str]) -> int:
-    options = [word for word in rest if word.startswith("-")]
-    if options:
-        raise unknown_name("option", options[0], ("-m", "--multirun", "--config-dir", "--help"))
-    overrides = [*arguments.overrides, *rest]  # argparse leaves those that follow an option in the rest
-    if any(override.startswith("resume=") for override in overrides):
-        return _resume(overrides, arguments)
-    if arguments.multirun:
-        return _run_each(overrides, arguments.config_dir)
-    configuration = compose(overrides, arguments.config_dir)
-    from fedfuse.simulate import simulate  # slow, because of torch: not before all errors above are found
-
-    simulate(configuration)
-    return 0
-
-
-def _resume(overrides: Sequence[str], arguments: Namespace) -> int:
-    """Continue the run in a directory, which holds its configuration."""
-    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
-    directory = Path(given.pop("resume"))
-    num_rounds = given.pop("num_rounds", None)
-    if given or arguments.multirun or arguments.config_dir:
-        other = next(iter(given), "-m" if arguments.multirun else "--config-dir")
-        raise ConfigurationError(f"resume=DIR goes with num_rounds=N only, not with {other}.")
-    if num_rounds is not None and not (num_rounds.isdecimal() and int(num_rounds) > 0):
-        raise ConfigurationError(f"num_rounds must be a whole number of at least 1, not {num_rounds!r}.")
-    if not directory.is_dir():
-        raise ConfigurationError(f"There is no run to resume in {str(directory)!r}: no such directory.")
-    from fedfuse.simulate import resume  # slow, as in _run
-
-    resume(directory, None if num_rounds is None else int(num_rounds))
-    return 0
-
-
-def _run_each(overrides: Sequence[str], config_dir: Path | None) -> int:
-    """Run every combination, each in a process of its own; return the first exit code that is not 0."""
-    combinations = expand(overrides)
-    # All are composed before the first one runs, so that a mistake in the last one is found at once.
-    configurations = [compose(combination, config_dir) for combination in combinations]
-    exit_code = 0
-    for index, (combination, configuration) in enumerate(zip(combinations, configurations, strict=True)):
-        words = [f"--config-dir={config_dir}"] if config_dir else []
-        words += [word for word in combination if not word.startswith("output=")]
-        if configuration.output is not None:
-            words.append(f"output={quote(f'{configuration.output}/{index}')}")
-        sys.stdout.write(f"[{index + 1}/{len(combinations)}] fedfuse run {shlex.join(words)}\n")
-        sys.stdout.flush()
-        code = _run_process(words)
-        exit_code = exit_code or code
-    return exit_code
-
-
-def _run_process(words: Sequence[str]) -> int:
-    """Run one combination; its modules are searched exactly where those of this process are."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-P", "-m", "fedfuse", "run", *words], env=environment)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # it is interrupted too, and saves its checkpoint first
-        raise
-    return code if code >= 0 else 128 - code

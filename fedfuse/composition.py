@@ -2,7 +2,7 @@
 
 Hydra reads the overrides and composes the groups of which one part is chosen (``strategy=knfu``). Values are
 set here, so that a wrong key is answered with the nearest valid one. So are the parts that come in lists
-(``model``, ``privacy``) or in roles (``predictor``): Hydra would merge a list of choices into one.
+(``model``, ``privacy``, ``tracking``) or in roles (``predictor``): Hydra would merge a list of choices into one.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from fedfuse import catalogue
 from fedfuse.configuration import Configuration, from_mapping
 from fedfuse.errors import ConfigurationError, unknown_name
 
-HYDRA_GROUPS = ("data", "partition", "transfer", "transfer/policy", "strategy", "objective")
+HYDRA_GROUPS = ("data", "partition", "transfer", "transfer/policy", "strategy", "objective", "engine")
 MISSING = "???"
 
 
@@ -212,7 +212,9 @@ def _name_parts(values: dict[str, Any], chosen: Mapping[str, str], folders: Sequ
         named["transfer"] = transfer | {"policy": _component("transfer/policy", name, transfer.get("policy"))}
     if isinstance(predictor, dict):
         named["predictor"] = {role: _part("predictor", item, folders) for role, item in predictor.items()}
-    for group in ("model", "privacy"):
+    if isinstance(values.get("engine"), dict):
+        named["engine"] = {"name": chosen.get("engine", "local")} | values["engine"]
+    for group in ("model", "privacy", "tracking"):
         items = values.get(group) or []
         listed = items if isinstance(items, list) else [items]
         named[group] = [_part(group, item, folders) for item in listed]

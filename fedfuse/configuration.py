@@ -13,6 +13,7 @@ from fedfuse.errors import ConfigurationError, unknown_name
 Schema = TypeVar("Schema")
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+ENGINES = ("local", "ray")
 RUNNERS = ("auto", "sequential", "stacked")
 PRECISIONS = ("float32", "float64")
 FACTS = ("num_examples", "test_metrics")
@@ -74,29 +75,44 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How the work of clients is executed; ``timeout`` is in seconds."""
+    """How the work of clients is executed; ``timeout`` is in seconds, ``workers`` and ``address`` are for Ray."""
 
+    name: str = "local"
     runner: str = "auto"
     precision: str = "float32"
     threads: int = 1
     timeout: float = 3600
+    workers: int | None = None
+    address: str | None = None
 
     def __post_init__(self) -> None:
+        _one_of("name", self.name, ENGINES)
         _one_of("runner", self.runner, RUNNERS)
         _one_of("precision", self.precision, PRECISIONS)
         _whole_number("threads", self.threads, 1)
         _number("timeout", self.timeout, "above 0", lambda timeout: timeout > 0)
+        if self.workers is not None:
+            _whole_number("workers", self.workers, 1)
+        if self.address is not None:
+            _text("address", self.address)
+        if self.name == "ray" and self.runner == "stacked":
+            raise ConfigurationError("runner=stacked trains clients together; engine=ray sends them one by one.")
+        if self.workers is not None and self.address is not None:
+            raise ConfigurationError("workers is for a Ray of the run's own; address names one that is running.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings:
-    """The transfer set: how many samples it has, and which of them carry knowledge in a round."""
+    """The transfer set: how many samples are held out for it, or the file that it is in, and what carries knowledge."""
 
     size: int = 300
+    path: str | None = None
     policy: Component
 
     def __post_init__(self) -> None:
         _whole_number("size", self.size, 1)
+        if self.path is not None:
+            _text("path", self.path)
 
 
 @dataclass(frozen=True)
@@ -149,6 +165,7 @@ class Configuration:
     share_facts: tuple[str, ...]
     local_baseline: bool
     output: str | None
+    tracking: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
         _whole_number("seed", self.seed, 0)

@@ -1,6 +1,8 @@
 """A small federation for tests: ragged clients, two perceptrons and a convolutional network, three classes."""
 
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,3 +140,22 @@ def make_expectation():
         )
 
     return make
+
+
+@pytest.fixture
+def own_search_path(monkeypatch, tmp_path):
+    """Run in a directory of its own, and forget what the command adds to the search path for modules."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def simulation(monkeypatch):
+    """Put a simulation in place that only notes how it was called."""
+    calls = []
+    module = SimpleNamespace(
+        simulate=lambda configuration: calls.append(("simulate", configuration)),
+        resume=lambda directory, num_rounds: calls.append(("resume", directory, num_rounds)),
+    )
+    monkeypatch.setitem(sys.modules, "fedfuse.simulate", module)
+    return calls

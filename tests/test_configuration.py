@@ -51,7 +51,7 @@ def configuration(**changes):
 def plain():
     """Return the values of a configuration as they stand in its file."""
     values = dataclasses.asdict(configuration())
-    return values | {name: list(values[name]) for name in ("model", "privacy", "share_facts")}
+    return values | {name: list(values[name]) for name in ("model", "privacy", "share_facts", "tracking")}
 
 
 def test_defaults_of_the_inner_settings():

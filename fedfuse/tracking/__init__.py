@@ -1,0 +1,1 @@
+"""Who else is told how a run goes, besides its own files."""

@@ -1,0 +1,29 @@
+import re
+
+import pytest
+
+from fedfuse.cli import main
+from fedfuse.commands.list import TABLES
+
+pytestmark = pytest.mark.usefixtures("own_search_path")
+
+
+def test_list_shows_every_table(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for table in TABLES:
+        assert re.search(rf"^{table} \(", text, re.MULTILINE)
+    assert re.search(r"^  kd +Knowledge distillation: ", text, re.MULTILINE)
+    assert re.search(r"^  soft_labels +Class probabilities ", text, re.MULTILINE)
+    assert re.search(r"^  random_subset +A random share of the transfer set", text, re.MULTILINE)
+    assert re.search(r"^  custom +A strategy of your own: strategy=custom ", text, re.MULTILINE)
+
+
+def test_list_of_one_table_shows_the_users_own_parts(capsys, tmp_path):
+    (tmp_path / "own" / "partition").mkdir(parents=True)
+    (tmp_path / "own" / "partition" / "by_day.yaml").write_text("# Each client one day.\n_target_: own.by_day\n")
+    assert main(["list", "partitions", "--config-dir", "own"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "partitions (partition=NAME)"
+    assert lines[1] == "  by_day     Each client one day."
+    assert [line.split()[0] for line in lines[1:-1]] == ["by_day", "dirichlet", "iid"]
