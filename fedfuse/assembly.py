@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,24 +15,50 @@ from fedfuse.client.client import Client, ClientSettings, Predictors
 from fedfuse.components import build
 from fedfuse.composition import compose
 from fedfuse.configuration import Component, Configuration
-from fedfuse.data.federation import ClientData, Federation, TransferSet, federate
+from fedfuse.data.federation import (
+    ClientData,
+    Dealt,
+    Federation,
+    Shared,
+    TransferSet,
+    deal,
+    federate,
+    split_client,
+)
+from fedfuse.data.files import read_client, read_shared
 from fedfuse.data.samples import LabelledData
 from fedfuse.errors import ConfigurationError, unknown_name
 from fedfuse.models.architecture import Architecture, describe
 from fedfuse.rounds import RoundSettings
 from fedfuse.server import Server
 from fedfuse.strategy import FusionStrategy
+from fedfuse.tracking.tracker import Tracker
 
+RESUME = "resume="
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def configuration_of(run_config: Mapping[str, object]) -> Configuration:
     """Compose the configuration of a Flower run from its one key ``overrides``, written as in a shell."""
-    return compose(shlex.split(str(run_config.get("overrides", ""))))
+    return compose([word for word in _words(run_config) if not word.startswith(RESUME)])
 
 
-def load_federation(configuration: Configuration) -> Federation:
-    """Load the data and share it out, in the configured precision.
+def resumed_directory(run_config: Mapping[str, object]) -> Path | None:
+    """Find the directory on the server that a Flower run continues in: ``resume=DIR`` among its ``overrides``."""
+    named = [word.removeprefix(RESUME) for word in _words(run_config) if word.startswith(RESUME)]
+    return Path(named[-1]) if named else None
+
+
+def _words(run_config: Mapping[str, object]) -> list[str]:
+    text = str(run_config.get("overrides", ""))
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigurationError(f"Cannot read overrides={text!r}: {error}.") from error
+
+
+def deal_data(configuration: Configuration) -> Dealt:
+    """Load the data and share it out.
 
     Raises
     ------
@@ -55,51 +82,86 @@ def load_federation(configuration: Configuration) -> Federation:
             f"data {configuration.data.name} ({configuration.data.target}) gave {type(data).__name__}; "
             "it must return fedfuse.data.samples.LabelledData."
         )
-    federation = federate(
-        data,
-        partition,
-        configuration.transfer.size,
-        configuration.split,
-        configuration.seed,
-    )
+    transfer: int | TransferSet = configuration.transfer.size
+    if configuration.transfer.path is not None:
+        shared = read_shared(Path(configuration.transfer.path))
+        if shared.class_names != data.class_names:
+            raise ConfigurationError(
+                f"transfer.path={configuration.transfer.path} has the classes {', '.join(shared.class_names)}; data "
+                f"{configuration.data.name} has {', '.join(data.class_names)}."
+            )
+        transfer = shared.transfer
+    return deal(data, partition, transfer, configuration.split, configuration.seed)
+
+
+def load_federation(configuration: Configuration) -> Federation:
+    """Load all data of a run, in the configured precision; for errors see `deal_data`."""
+    federation = federate(deal_data(configuration), configuration.split, configuration.seed)
     dtype = DTYPES[configuration.engine.precision]
     return Federation(
-        clients=tuple(
-            ClientData(own.train.to(dtype), own.validation.to(dtype), own.test.to(dtype)) for own in federation.clients
-        ),
-        transfer=TransferSet(federation.transfer.inputs.to(dtype)),
-        global_test=federation.global_test.to(dtype),
-        class_names=federation.class_names,
+        shared=federation.shared.to(dtype),
+        clients=tuple(own.to(dtype) for own in federation.clients),
     )
 
 
-def make_architectures(configuration: Configuration, federation: Federation) -> tuple[Architecture, ...]:
+def load_shared(configuration: Configuration, path: Path | None = None) -> Shared:
+    """Load what everybody holds, in the configured precision.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        Names the file with ``transfer.path``; without one, it is held out of the configured data.
+    path : Path, optional
+        Where the file is on this machine, if not where the configuration says.
+    """
+    if path is None and configuration.transfer.path is not None:
+        path = Path(configuration.transfer.path)
+    shared = deal_data(configuration).shared if path is None else read_shared(path)
+    return shared.to(DTYPES[configuration.engine.precision])
+
+
+def load_client(configuration: Configuration, shared: Shared, client_id: int, path: Path) -> ClientData:
+    """Load the data of one client from its own file, in the configured precision.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be used, or has too few samples.
+    """
+    samples = read_client(path, shared)
+    own = split_client(client_id, samples, configuration.split, configuration.seed)
+    return own.to(DTYPES[configuration.engine.precision])
+
+
+def make_architectures(configuration: Configuration, shared: Shared) -> tuple[Architecture, ...]:
     """Describe the configured models, in the order in which they are dealt to clients."""
-    input_shape = tuple(federation.transfer.inputs.shape[1:])
+    input_shape = tuple(shared.transfer.inputs.shape[1:])
 
     def builder(component: Component) -> Callable[[], nn.Module]:
-        return partial(build, component, "model", input_shape=input_shape, num_classes=federation.num_classes)
+        return partial(build, component, "model", input_shape=input_shape, num_classes=shared.num_classes)
 
     return tuple(describe(component.name, builder(component), input_shape) for component in configuration.model)
 
 
+def make_client(client_id: int, architectures: tuple[Architecture, ...], data: ClientData) -> Client:
+    """Make one client; the architectures are dealt to clients in turn."""
+    return Client(client_id, architectures[client_id % len(architectures)], data)
+
+
 def make_clients(federation: Federation, architectures: tuple[Architecture, ...]) -> tuple[Client, ...]:
-    """Deal the architectures to the clients in turn."""
-    return tuple(
-        Client(client_id, architectures[client_id % len(architectures)], data)
-        for client_id, data in enumerate(federation.clients)
-    )
+    """Make all clients of a federation."""
+    return tuple(make_client(client_id, architectures, data) for client_id, data in enumerate(federation.clients))
 
 
-def make_client_settings(configuration: Configuration, federation: Federation) -> ClientSettings:
+def make_client_settings(configuration: Configuration, shared: Shared) -> ClientSettings:
     """Build what every client works with."""
     predictor = configuration.predictor
     return ClientSettings(
         seed=configuration.seed,
         dtype=DTYPES[configuration.engine.precision],
-        class_names=federation.class_names,
-        transfer=federation.transfer,
-        global_test=federation.global_test,
+        class_names=shared.class_names,
+        transfer=shared.transfer,
+        global_test=shared.global_test,
         learn=configuration.learn,
         absorb=configuration.absorb,
         objective=build(configuration.objective, "objective"),
@@ -113,15 +175,13 @@ def make_client_settings(configuration: Configuration, federation: Federation) -
     )
 
 
-def make_server(
-    configuration: Configuration, federation: Federation, architectures: tuple[Architecture, ...]
-) -> Server:
+def make_server(configuration: Configuration, shared: Shared, architectures: tuple[Architecture, ...]) -> Server:
     """Build what the server has."""
     return Server(
         seed=configuration.seed,
-        transfer_inputs=federation.transfer.inputs,
-        transfer_digest=federation.transfer.digest,
-        class_names=federation.class_names,
+        transfer_inputs=shared.transfer.inputs,
+        transfer_digest=shared.transfer.digest,
+        class_names=shared.class_names,
         architectures={architecture.signature: architecture for architecture in architectures},
         dtype=DTYPES[configuration.engine.precision],
         transfer_rows=build(configuration.transfer.policy, "transfer policy"),
@@ -137,6 +197,11 @@ def make_round_settings(configuration: Configuration) -> RoundSettings:
         min_clients=configuration.min_clients,
         share_facts=frozenset(configuration.share_facts),
     )
+
+
+def make_trackers(configuration: Configuration) -> list[Tracker]:
+    """Build those that are told how the run goes."""
+    return [build(component, "tracking") for component in configuration.tracking]
 
 
 def make_strategy(component: Component) -> FusionStrategy:

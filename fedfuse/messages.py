@@ -48,6 +48,8 @@ class Request:
     ----------
     round : int
         The round.
+    run : str
+        The run that it belongs to, the same for all its messages, also after a resume.
     sends : tuple[str, ...]
         The carriers to express (share phase).
     facts : tuple[str, ...]
@@ -61,6 +63,7 @@ class Request:
     """
 
     round: int
+    run: str = ""
     sends: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
     rows: Tensor | None = None
@@ -74,6 +77,7 @@ class Request:
                 "request": ConfigRecord(
                     {
                         "round": self.round,
+                        "run": self.run,
                         "sends": _text(self.sends),
                         "facts": _text(self.facts),
                         "fused-round": self.fused_round,
@@ -99,6 +103,7 @@ class Request:
             check_finite(carrier, tensors)
         return Request(
             round=_integer(request, "round"),
+            run=str(request["run"]),
             sends=_names(request, "sends"),
             facts=_names(request, "facts"),
             rows=None if rows is None else torch.from_numpy(rows.numpy()),

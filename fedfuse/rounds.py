@@ -6,6 +6,7 @@ gets its fused knowledge, absorbs it, evaluates and replies with metrics. Initia
 resume all use that one rule.
 """
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,12 +80,18 @@ class Rounds:
         What the server has.
     observers : Observers
         Who is told.
+
+    Attributes
+    ----------
+    run : str
+        Names the run in its messages: clients keep the states of different runs apart by it.
     """
 
     def __init__(self, settings: RoundSettings, server: Server, observers: Observers) -> None:
         self.settings = settings
         self.server = server
         self.observers = observers
+        self.run = secrets.token_hex(8)
         self.roster = Roster(server)
         self.waiting = Waiting()
         self.under_way = RoundUnderWay(1)
@@ -136,6 +143,7 @@ class Rounds:
             fused_round, fused = self.waiting.newest_for(client_id)
             requests[client_id] = Request(
                 round=round,
+                run=self.run,
                 sends=tuple(sorted(strategy.sends)),
                 facts=facts,
                 rows=rows if "soft_labels" in strategy.sends else None,
@@ -205,7 +213,7 @@ class Rounds:
                 self._leave_out(client_id, "absorb", "is no longer connected")
                 continue
             fused_round, fused = self.waiting.newest_for(client_id)
-            requests[client_id] = Request(round=round, fused=fused, fused_round=fused_round)
+            requests[client_id] = Request(round, self.run, fused=fused, fused_round=fused_round)
         return self._messages(requests, ABSORB)
 
     def receive_metrics(self, round: int, replies: Iterable[Message]) -> None:
@@ -317,10 +325,11 @@ class Rounds:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run stands, for a checkpoint."""
-        return {"waiting": self.waiting.to_dict(), "under_way": self.under_way.to_dict()}
+        return {"run": self.run, "waiting": self.waiting.to_dict(), "under_way": self.under_way.to_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
+        self.run = state["run"]
         self.waiting = Waiting(**state["waiting"])
         self.under_way = RoundUnderWay.from_dict(state["under_way"])
 

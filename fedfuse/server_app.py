@@ -2,54 +2,138 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
 
 from fedfuse import results
 from fedfuse.assembly import (
     check_compatible,
     configuration_of,
-    load_federation,
+    load_shared,
     make_architectures,
     make_client_settings,
     make_round_settings,
     make_server,
     make_strategy,
+    make_trackers,
+    resumed_directory,
 )
 from fedfuse.checkpoint import FOLDER, SERVER, load_checkpoint, save_checkpoint
 from fedfuse.client.client import ClientSettings
-from fedfuse.configuration import Configuration, to_yaml
-from fedfuse.errors import ConfigurationError
+from fedfuse.conclusion import conclude
+from fedfuse.configuration import Configuration, from_yaml, to_yaml
+from fedfuse.engine.remote_grid import RemoteGrid
+from fedfuse.errors import ConfigurationError, FedfuseError
 from fedfuse.knowledge import Fused
 from fedfuse.metrics import RoundRecord
 from fedfuse.privacy.protector import Protector
+from fedfuse.report.display import PlainDisplay
+from fedfuse.report.table import print_summary
 from fedfuse.rounds import Observers, Rounds
 from fedfuse.server import Server
 from fedfuse.strategy import FusionStrategy
+from fedfuse.summary import ClientFacts
+from fedfuse.tracking.tracker import Trackers
 
 app = ServerApp()
+
+SECONDS_BETWEEN_LOOKS = 0.5
+FREE_TO_CHANGE = frozenset({"num_rounds", "engine", "tracking", "output", "local_baseline"})
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a federation that is configured by the one key ``overrides`` of the Flower run."""
+    """Run a federation that is configured by the one key ``overrides`` of the Flower run.
+
+    With ``resume=DIR`` among the overrides, it goes on with the run that was stopped in this directory.
+    """
+    console = Console()
+    try:
+        _run(grid, context, console)
+    except FedfuseError as error:
+        console.print(f"fedfuse: error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise
+
+
+def _run(grid: Grid, context: Context, console: Console) -> None:
     configuration = configuration_of(context.run_config)
     torch.set_num_threads(configuration.engine.threads)
-    federation = load_federation(configuration)
-    architectures = make_architectures(configuration, federation)
-    settings = make_client_settings(configuration, federation)
     strategy = make_strategy(configuration.strategy)
+    shared = load_shared(configuration)
+    architectures = make_architectures(configuration, shared)
+    settings = make_client_settings(configuration, shared)
     check_compatible(configuration, strategy, settings, architectures)
-    server = make_server(configuration, federation, architectures)
-    output = None if configuration.output is None else Path(configuration.output)
-    directory = results.create_directory(output, configuration.strategy.name, configuration.data.name)
+    server = make_server(configuration, shared, architectures)
+    trackers = Trackers(make_trackers(configuration), lambda line: _show(console, line))
+    resumed = resumed_directory(context.run_config)
+    if resumed is None:
+        output = None if configuration.output is None else Path(configuration.output)
+        directory = results.create_directory(output, configuration.strategy.name, configuration.data.name)
+    else:
+        directory = resumed
+        check_continues(directory, configuration)
     record_start(directory, configuration, settings)
-    serve(Service(configuration, grid, strategy, server, directory, strategy.initial(server)))
+    with PlainDisplay(console) as display:
+        trackers.begin(directory, asdict(configuration))
+        display.note(f"Results go to {directory.resolve()}; waiting for {configuration.num_clients} clients.")
+        display.stage(
+            configuration.strategy.name,
+            configuration.num_rounds,
+            first_round=len(results.read_metrics(directory)) + 1,
+        )
+
+        def round_finished(metrics: Mapping[str, Any]) -> None:
+            display.round_finished(metrics)
+            trackers.round_finished(metrics, "federated")
+
+        reached = RemoteGrid(grid, SECONDS_BETWEEN_LOOKS)
+        initial = strategy.initial(server)
+        try:
+            serve(Service(configuration, reached, strategy, server, directory, initial, round_finished))
+        except BaseException:
+            trackers.end(None)
+            raise
+    # What a client holds is its own business; that it takes part, and with which model, is known.
+    rounds = strategy.rounds
+    known = {} if rounds is None else rounds.roster.descriptions
+    facts = [
+        ClientFacts(client, server.architectures[description.architecture].name, None, None)
+        for client, description in sorted(known.items())
+    ]
+    print_summary(console, conclude(directory, configuration, facts, shared.class_names, trackers), directory)
+
+
+def check_continues(directory: Path, configuration: Configuration) -> None:
+    """Refuse to go on with another run than the one in a directory.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no run, it is past the number of rounds, or it is configured differently.
+    """
+    path = directory / "config.yaml"
+    if not path.is_file():
+        raise ConfigurationError(f"resume={directory}: no config.yaml there, so this is no run's directory.")
+    before = from_yaml(path.read_text())
+    for field in fields(Configuration):
+        then, now = getattr(before, field.name), getattr(configuration, field.name)
+        if field.name not in FREE_TO_CHANGE and then != now:
+            raise ConfigurationError(
+                f"resume={directory}: that run has another {field.name}; give the overrides that it was started with."
+            )
+    done = len(results.read_metrics(directory))
+    if configuration.num_rounds < done:
+        raise ConfigurationError(f"num_rounds={configuration.num_rounds}, but {done} rounds are already done.")
+
+
+def _show(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """Run a whole federation in this process: the rounds, the local-only baseline, the table and the figures."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from flwr.serverapp import Grid
 from rich.console import Console
 
 from fedfuse import catalogue, results
@@ -19,22 +22,27 @@ from fedfuse.assembly import (
     make_clients,
     make_server,
     make_strategy,
+    make_trackers,
 )
+from fedfuse.checkpoint import FOLDER
 from fedfuse.client.client import Client, ClientSettings
+from fedfuse.client_app import make_app, simulated_node
+from fedfuse.conclusion import conclude
 from fedfuse.configuration import Component, Configuration, from_yaml, to_yaml
 from fedfuse.data.federation import Federation
 from fedfuse.engine.local_grid import LocalGrid
+from fedfuse.engine.ray import check_installed, run_on_ray
 from fedfuse.errors import ConfigurationError
-from fedfuse.knowledge import Fused
 from fedfuse.report.display import Display, make_display
-from fedfuse.report.figures import draw_figures
 from fedfuse.report.table import print_summary
 from fedfuse.server import Server
 from fedfuse.server_app import Service, record_start, serve
 from fedfuse.strategy import FusionStrategy
-from fedfuse.summary import ClientFacts, write_summary
+from fedfuse.summary import ClientFacts
+from fedfuse.tracking.tracker import Tracker, Trackers
 
 LOCAL = "local"
+LOG = "run.log"
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Simulation:
     settings: ClientSettings
     server: Server
     strategy: FusionStrategy
+    trackers: list[Tracker]
 
 
 def simulate(configuration: Configuration, directory: Path | None = None) -> Path:
@@ -108,18 +117,21 @@ def resume(directory: Path, num_rounds: int | None = None) -> Path:
 
 def assemble(configuration: Configuration) -> Simulation:
     """Build all parts of a run and check that they fit together."""
+    if configuration.engine.name == "ray":
+        check_installed()
     strategy = make_strategy(configuration.strategy)
     federation = load_federation(configuration)
-    architectures = make_architectures(configuration, federation)
-    settings = make_client_settings(configuration, federation)
+    architectures = make_architectures(configuration, federation.shared)
+    settings = make_client_settings(configuration, federation.shared)
     check_compatible(configuration, strategy, settings, architectures)
     return Simulation(
         configuration=configuration,
         federation=federation,
         clients=make_clients(federation, architectures),
         settings=settings,
-        server=make_server(configuration, federation, architectures),
+        server=make_server(configuration, federation.shared, architectures),
         strategy=strategy,
+        trackers=make_trackers(configuration),
     )
 
 
@@ -127,51 +139,97 @@ def _run(simulation: Simulation, directory: Path) -> None:
     configuration = simulation.configuration
     torch.set_num_threads(configuration.engine.threads)
     console = Console()
-    initial = simulation.strategy.initial(simulation.server)
     try:
-        with _log_to(directory / "run.log"), make_display(console) as display:
-            for line in introduction(simulation):
-                display.note(line)
-            _stage(simulation, initial, configuration.strategy.name, directory, display)
-            if configuration.local_baseline and configuration.strategy.name != LOCAL:
-                _stage(_local_only(simulation), initial, "local-only", directory / results.LOCAL_ONLY, display)
+        with _log_to(directory / LOG):
+            with make_display(console) as display:
+                for line in introduction(simulation):
+                    display.note(line)
+                trackers = Trackers(simulation.trackers, display.note)
+                trackers.begin(directory, asdict(configuration))
+                try:
+                    _run_on_engine(simulation, directory, display, trackers)
+                except BaseException:
+                    trackers.end(None)
+                    raise
+            summary = conclude(
+                directory, configuration, _facts(simulation), simulation.federation.shared.class_names, trackers
+            )
     except KeyboardInterrupt:
         console.print(f"Interrupted. To continue: fedfuse run resume={directory}", soft_wrap=True)
         raise
     except Exception:
         console.print(f"Stopped. Once mended, continue with: fedfuse run resume={directory}", soft_wrap=True)
         raise
-    summary = write_summary(directory, _names(configuration), _facts(simulation), simulation.federation.class_names)
-    draw_figures(directory, summary)
     print_summary(console, summary, directory)
 
 
-def _stage(
+@dataclass(frozen=True)
+class _Reached:
+    """How the clients of one stage are reached, and where their states are if they are in this process."""
+
+    grid: Grid
+    client_states: Callable[[], dict[str, Any]] | None = None
+    load_client_states: Callable[[dict[str, Any]], None] | None = None
+
+
+def _run_on_engine(simulation: Simulation, directory: Path, display: Display, trackers: Trackers) -> None:
+    configuration = simulation.configuration
+
+    def reach_locally(stage: Simulation) -> _Reached:
+        grid = LocalGrid(stage.clients, stage.settings, configuration.engine.runner, display.verb)
+        return _Reached(grid, grid.state_dict, grid.load_state_dict)
+
+    def run_stages(grid: Grid) -> None:
+        torch.set_num_threads(configuration.engine.threads)  # it holds for this thread only
+        _run_stages(simulation, directory, display, trackers, lambda stage: _Reached(grid))
+
+    if configuration.engine.name == "local":
+        _run_stages(simulation, directory, display, trackers, reach_locally)
+        return
+    here = directory.resolve()
+    find_node = partial(simulated_node, to_yaml(configuration), here / FOLDER / "clients", here / LOG)
+    run_on_ray(configuration.engine, make_app(find_node), configuration.num_clients, run_stages, display.verb)
+
+
+def _run_stages(
     simulation: Simulation,
-    initial: Fused | None,
-    name: str,
     directory: Path,
     display: Display,
+    trackers: Trackers,
+    reach: Callable[[Simulation], _Reached],
 ) -> None:
-    """Run all rounds from the clients' initial weights, or those that are left."""
-    done = len(results.read_metrics(directory))
-    display.stage(name, simulation.configuration.num_rounds, first_round=done + 1)
-    directory.mkdir(exist_ok=True)
-    grid = LocalGrid(simulation.clients, simulation.settings, simulation.configuration.engine.runner, display.verb)
-    serve(
-        Service(
-            configuration=simulation.configuration,
-            grid=grid,
-            strategy=simulation.strategy,
-            server=simulation.server,
-            directory=directory,
-            initial=initial,
-            round_finished=display.round_finished,
-            verb=display.verb,
-            client_states=grid.state_dict,
-            load_client_states=grid.load_state_dict,
+    configuration = simulation.configuration
+    initial = simulation.strategy.initial(simulation.server)
+
+    def run(stage: Simulation, name: str, kind: str, directory: Path) -> None:
+        """Run all rounds from the clients' initial weights, or those that are left."""
+        done = len(results.read_metrics(directory))
+        display.stage(name, configuration.num_rounds, first_round=done + 1)
+        directory.mkdir(exist_ok=True)
+
+        def round_finished(metrics: Mapping[str, Any]) -> None:
+            display.round_finished(metrics)
+            trackers.round_finished(metrics, kind)
+
+        reached = reach(stage)
+        serve(
+            Service(
+                configuration=configuration,
+                grid=reached.grid,
+                strategy=stage.strategy,
+                server=stage.server,
+                directory=directory,
+                initial=initial,
+                round_finished=round_finished,
+                verb=display.verb,
+                client_states=reached.client_states,
+                load_client_states=reached.load_client_states,
+            )
         )
-    )
+
+    run(simulation, configuration.strategy.name, "federated", directory)
+    if configuration.local_baseline and configuration.strategy.name != LOCAL:
+        run(_local_only(simulation), "local-only", results.LOCAL_ONLY, directory / results.LOCAL_ONLY)
 
 
 def introduction(simulation: Simulation) -> list[str]:
@@ -202,22 +260,9 @@ def _list(names: AbstractSet[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
 
 
-def _names(configuration: Configuration) -> dict[str, object]:
-    return {
-        "strategy": configuration.strategy.name,
-        "data": configuration.data.name,
-        "partition": configuration.partition.name,
-        "partition_arguments": dict(configuration.partition.arguments),
-        "model": [model.name for model in configuration.model],
-        "privacy": [protector.name for protector in configuration.privacy],
-        "num_clients": configuration.num_clients,
-        "seed": configuration.seed,
-    }
-
-
 def _facts(simulation: Simulation) -> list[ClientFacts]:
     # The simulator holds all data itself: these counts did not travel.
-    num_classes = simulation.federation.num_classes
+    num_classes = simulation.federation.shared.num_classes
     return [
         ClientFacts(
             client_id=client.client_id,

@@ -12,6 +12,7 @@ APPS = {
     "fedfuse.simulate",
     "fedfuse.cli",
     "fedfuse.assembly",
+    "fedfuse.conclusion",
 }
 HEAVY = ("datasets", "flwr_datasets", "matplotlib", "wandb", "ray", "sklearn")
 

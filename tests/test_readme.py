@@ -73,6 +73,6 @@ def test_data_of_ones_own_are_dealt_out(beside_the_examples):
     x = generator.normal(size=(2000, 12))
     np.savez("my.npz", x=x, y=x[:, 0] > 0)
     federation = load_federation(compose(command("my_data.load_data")))
-    assert federation.class_names == ("no", "yes")
-    assert len(federation.transfer) == 200
+    assert federation.shared.class_names == ("no", "yes")
+    assert len(federation.shared.transfer) == 200
     assert len(federation.clients) == 10

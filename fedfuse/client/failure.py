@@ -13,5 +13,5 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, InvalidKnowledgeError):
         return Failure("refused", "what was received or would be sent is not valid knowledge")
     if isinstance(error, MissingStateError):
-        return Failure("no-state", "there is no state of this client to absorb into")
+        return Failure("no-state", "the state of this client that this message builds on is not there")
     return Failure("failed", f"{type(error).__name__}; the client's own log has the details")

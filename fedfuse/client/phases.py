@@ -56,7 +56,7 @@ class Phase(Protocol):
 
 
 class MissingStateError(Exception):
-    """A client was asked to absorb in a round in which it did not share, or its state is lost."""
+    """A client was asked to absorb in a round in which it did not share, or the state to go on from is lost."""
 
 
 def start_state(store: StateStore, client: Client, generation: Generation, settings: ClientSettings) -> ClientState:
@@ -76,10 +76,16 @@ def start_state(store: StateStore, client: Client, generation: Generation, setti
     Raises
     ------
     MissingStateError
-        If there is nothing to absorb into.
+        If there is nothing to absorb into, or the store holds later states only: beginning afresh would lose them.
     """
     if generation.phase == SHARED:
-        return store.load_before(client.client_id, generation) or first_state(client, settings)
+        state = store.load_before(client.client_id, generation)
+        newest = store.newest(client.client_id)
+        if state is None and newest is not None and newest > generation:
+            raise MissingStateError(
+                f"client {client.client_id} is at {newest}, and what it was before {generation} is not kept"
+            )
+        return state or first_state(client, settings)
     state = store.load(client.client_id, Generation(generation.round, SHARED))
     if state is None:
         raise MissingStateError(f"client {client.client_id} did not share in round {generation.round}")

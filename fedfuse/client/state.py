@@ -72,6 +72,10 @@ class StateStore(Protocol):
         """Return the newest generation before this one, or nothing for a client that has none."""
         ...
 
+    def newest(self, client_id: int) -> Generation | None:
+        """Return the newest generation that there is, or nothing for a client that has none."""
+        ...
+
     def save(self, client_id: int, generation: Generation, state: ClientState) -> None:
         """Keep this generation, replacing it and whatever came after it; older ones than the last two are dropped."""
         ...
@@ -92,6 +96,10 @@ class MemoryStore:
         states = self._states.get(client_id, {})
         earlier = [other for other in states if other < generation]
         return states[max(earlier)] if earlier else None
+
+    def newest(self, client_id: int) -> Generation | None:
+        """See `StateStore.newest`."""
+        return max(self._states.get(client_id, {}), default=None)
 
     def save(self, client_id: int, generation: Generation, state: ClientState) -> None:
         """See `StateStore.save`."""
@@ -141,6 +149,10 @@ class DirectoryStore:
         """See `StateStore.load_before`."""
         earlier = [other for other in self._generations(client_id) if other < generation]
         return self.load(client_id, max(earlier)) if earlier else None
+
+    def newest(self, client_id: int) -> Generation | None:
+        """See `StateStore.newest`."""
+        return max(self._generations(client_id), default=None)
 
     def save(self, client_id: int, generation: Generation, state: ClientState) -> None:
         """See `StateStore.save`. The file appears whole or not at all."""

@@ -26,6 +26,10 @@ class ClientData:
     validation: Samples
     test: Samples
 
+    def to(self, dtype: torch.dtype) -> "ClientData":
+        """Cast the inputs."""
+        return ClientData(self.train.to(dtype), self.validation.to(dtype), self.test.to(dtype))
+
 
 @dataclass(frozen=True, eq=False)
 class TransferSet:
@@ -52,24 +56,21 @@ class TransferSet:
 
 
 @dataclass(frozen=True, eq=False)
-class Federation:
-    """All data of a run.
+class Shared:
+    """What everybody holds.
 
     Attributes
     ----------
-    clients : tuple[ClientData, ...]
-        What each client holds, by client id.
     transfer : TransferSet
-        What everybody holds.
-    global_test : Samples
-        Samples of the whole population that no client holds.
+        What all clients answer.
+    global_test : Samples or None
+        Samples of the whole population that no client trains on, where there are any.
     class_names : tuple[str, ...]
         The name of each label.
     """
 
-    clients: tuple[ClientData, ...]
     transfer: TransferSet
-    global_test: Samples
+    global_test: Samples | None
     class_names: tuple[str, ...]
 
     @property
@@ -77,13 +78,34 @@ class Federation:
         """How many classes the labels have."""
         return len(self.class_names)
 
+    def to(self, dtype: torch.dtype) -> "Shared":
+        """Cast the inputs."""
+        test = None if self.global_test is None else self.global_test.to(dtype)
+        return Shared(TransferSet(self.transfer.inputs.to(dtype)), test, self.class_names)
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """A data source, shared out: what everybody holds, and all samples of each client, by client id."""
+
+    shared: Shared
+    clients: tuple[Samples, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """All data of a run: what everybody holds, and what each client holds, by client id."""
+
+    shared: Shared
+    clients: tuple[ClientData, ...]
+
     def label_counts(self) -> NDArray[np.int64]:
         """Count each client's samples of each class, over its three sets: int64 ``[N, C]``."""
         labels = [
             torch.cat([client.train.labels, client.validation.labels, client.test.labels]) for client in self.clients
         ]
         counts: NDArray[np.int64] = torch.stack(
-            [torch.bincount(one, minlength=self.num_classes) for one in labels]
+            [torch.bincount(one, minlength=self.shared.num_classes) for one in labels]
         ).numpy()
         return counts
 
@@ -147,9 +169,9 @@ def split_by_label(
     return [generator.permutation(np.concatenate([nothing, *part])) for part in parts]
 
 
-def federate(
-    data: LabelledData, partition: Partition, transfer_size: int, fractions: SplitSettings, seed: int
-) -> Federation:
+def deal(
+    data: LabelledData, partition: Partition, transfer: int | TransferSet, fractions: SplitSettings, seed: int
+) -> Dealt:
     """Share a data source out: the global test set first, then the transfer set, then the clients.
 
     Parameters
@@ -158,8 +180,9 @@ def federate(
         All samples.
     partition : Partition
         Takes the labels of the samples left for the clients; returns, for each client, positions in them.
-    transfer_size : int
-        How many samples everybody holds. They have the data's label mix; their labels are thrown away.
+    transfer : int or TransferSet
+        How many samples everybody holds: they have the data's label mix, and their labels are thrown away. Or a
+        transfer set from elsewhere, for which no sample of the data is given away.
     fractions : SplitSettings
         How much is for testing.
     seed : int
@@ -167,14 +190,14 @@ def federate(
 
     Returns
     -------
-    Federation
+    Dealt
         No sample is in two of its sets, none is lost, and those of a set are in random order.
 
     Raises
     ------
     ConfigurationError
-        If there are too few samples for the transfer set or for a client's three sets, or if the partition
-        does not give every sample to exactly one client.
+        If there are too few samples for the transfer set, if one from elsewhere has samples of another shape, or
+        if the partition does not give every sample to exactly one client.
     """
     labels = data.samples.labels.numpy()
 
@@ -186,44 +209,61 @@ def federate(
             f"The global test set is empty: {len(labels)} samples are too few for global_test={fractions.global_test}."
         )
 
-    if not 1 <= transfer_size < len(remaining):
-        raise ConfigurationError(
-            f"transfer.size={transfer_size} must be at least 1 and less than {len(remaining)}, "
-            f"the number of samples that are not in the global test set."
-        )
-    transfer_fraction = transfer_size / len(remaining)
-    kept, given = split_by_label(
-        labels[remaining], (1 - transfer_fraction, transfer_fraction), numpy_generator(seed, "transfer set")
-    )
-    private, transfer = remaining[kept], remaining[given]
+    if isinstance(transfer, TransferSet):
+        check_shape(transfer, data.samples)
+        private, transfer_set = remaining, transfer
+    else:
+        kept, given = _hold_out(labels[remaining], transfer, seed)
+        private, transfer_set = remaining[kept], TransferSet(data.samples.select(remaining[given]).inputs)
 
     shares = partition(labels[private])
     if not np.array_equal(np.sort(np.concatenate(shares)), np.arange(len(private))):
         raise ConfigurationError(
             f"The partition does not give each of the {len(private)} samples to exactly one client."
         )
-    return Federation(
-        clients=tuple(
-            _split_client(
-                client,
-                data.samples.select(private[share]),
-                fractions,
-                numpy_generator(seed, "client sets", client=client),
-            )
-            for client, share in enumerate(shares)
-        ),
-        transfer=TransferSet(data.samples.select(transfer).inputs),
-        global_test=data.samples.select(global_test),
-        class_names=data.class_names,
+    return Dealt(
+        shared=Shared(transfer_set, data.samples.select(global_test), data.class_names),
+        clients=tuple(data.samples.select(private[share]) for share in shares),
     )
 
 
-def _split_client(
-    client: int, samples: Samples, fractions: SplitSettings, generator: np.random.Generator
-) -> ClientData:
+def check_shape(transfer: TransferSet, samples: Samples) -> None:
+    """Refuse a transfer set whose samples have another shape than a client's.
+
+    Raises
+    ------
+    ConfigurationError
+        With both shapes.
+    """
+    shape, own = list(transfer.inputs.shape[1:]), list(samples.inputs.shape[1:])
+    if shape != own:
+        raise ConfigurationError(f"The samples of the transfer set are of shape {shape}, those of the data of {own}.")
+
+
+def split_client(client: int, samples: Samples, fractions: SplitSettings, seed: int) -> ClientData:
+    """Split the samples of one client into its three sets, each with its label mix.
+
+    Parameters
+    ----------
+    client : int
+        The client's id, which its random draws follow from.
+    samples : Samples
+        All that it has.
+    fractions : SplitSettings
+        How much is for validation and for testing.
+    seed : int
+        The seed of the run.
+
+    Raises
+    ------
+    ConfigurationError
+        If one of the sets would be empty.
+    """
     train_fraction = 1 - fractions.validation - fractions.test
     train, validation, test = split_by_label(
-        samples.labels.numpy(), (train_fraction, fractions.validation, fractions.test), generator
+        samples.labels.numpy(),
+        (train_fraction, fractions.validation, fractions.test),
+        numpy_generator(seed, "client sets", client=client),
     )
     for name, positions in (("training", train), ("validation", validation), ("test", test)):
         if not len(positions):
@@ -232,3 +272,22 @@ def _split_client(
                 f"raise partition.min_samples, take fewer clients or change the fractions."
             )
     return ClientData(samples.select(train), samples.select(validation), samples.select(test))
+
+
+def federate(dealt: Dealt, fractions: SplitSettings, seed: int) -> Federation:
+    """Split the samples of every client; for parameters and errors see `split_client`."""
+    return Federation(
+        shared=dealt.shared,
+        clients=tuple(split_client(client, samples, fractions, seed) for client, samples in enumerate(dealt.clients)),
+    )
+
+
+def _hold_out(labels: NDArray[np.int64], size: int, seed: int) -> list[NDArray[np.int64]]:
+    """Choose the positions that clients keep, and those of the transfer set."""
+    if not 1 <= size < len(labels):
+        raise ConfigurationError(
+            f"transfer.size={size} must be at least 1 and less than {len(labels)}, "
+            f"the number of samples that are not in the global test set."
+        )
+    share = size / len(labels)
+    return split_by_label(labels, (1 - share, share), numpy_generator(seed, "transfer set"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedfuse.configuration import SplitSettings
-from fedfuse.data.federation import Federation, TransferSet, federate, split_by_label
+from fedfuse.data.federation import Federation, Shared, TransferSet, deal, federate, split_by_label
 from fedfuse.data.partition import dirichlet, iid
 from fedfuse.data.samples import LabelledData, Samples
 from fedfuse.errors import ConfigurationError
@@ -26,7 +26,8 @@ def numbered_data(class_sizes):
 
 def federation_of(seed=0, partition=iid, num_clients=4, transfer_size=30, class_sizes=(100, 60, 40), **options):
     share_out = partial(partition, num_clients=num_clients, seed=seed, **options)
-    return federate(numbered_data(class_sizes), share_out, transfer_size, SplitSettings(), seed)
+    dealt = deal(numbered_data(class_sizes), share_out, transfer_size, SplitSettings(), seed)
+    return federate(dealt, SplitSettings(), seed)
 
 
 def numbers(inputs):
@@ -35,7 +36,7 @@ def numbers(inputs):
 
 def sets_of(federation: Federation):
     samples = [one for client in federation.clients for one in (client.train, client.validation, client.test)]
-    return [numbers(one.inputs) for one in (*samples, federation.global_test, federation.transfer)]
+    return [numbers(one.inputs) for one in (*samples, federation.shared.global_test, federation.shared.transfer)]
 
 
 def split(labels, fractions=DEFAULT_PARTS, seed=0):
@@ -119,7 +120,7 @@ def test_no_sample_is_in_two_sets_and_none_is_lost(partition):
 
 def test_set_sizes():
     federation = federation_of()
-    assert (len(federation.global_test), len(federation.transfer)) == (40, 30)
+    assert (len(federation.shared.global_test), len(federation.shared.transfer)) == (40, 30)
     # 130 samples remain for four clients of 33, 33, 32, 32.
     assert federation.label_counts().sum(axis=1).tolist() == [33, 33, 32, 32]
     for client in federation.clients:
@@ -131,20 +132,20 @@ def test_set_sizes():
 @pytest.mark.parametrize("transfer_size", [1, 7, 100, 130])
 def test_the_transfer_set_has_exactly_the_size_asked_for(transfer_size):
     federation = federation_of(num_clients=1, transfer_size=transfer_size, class_sizes=[25] * 7 + [7, 1, 1])
-    assert len(federation.transfer) == transfer_size
+    assert len(federation.shared.transfer) == transfer_size
 
 
 def test_global_test_and_transfer_set_have_the_label_mix_of_the_data():
     federation = federation_of()
     labels = numbered_data((100, 60, 40)).samples.labels
-    assert torch.bincount(federation.global_test.labels).tolist() == [20, 12, 8]
-    assert torch.bincount(labels[numbers(federation.transfer.inputs)]).tolist() == [15, 9, 6]
+    assert torch.bincount(federation.shared.global_test.labels).tolist() == [20, 12, 8]
+    assert torch.bincount(labels[numbers(federation.shared.transfer.inputs)]).tolist() == [15, 9, 6]
 
 
 def test_labels_stay_with_their_inputs():
     federation = federation_of()
     labels = numbered_data((100, 60, 40)).samples.labels
-    for samples in (federation.global_test, *(client.test for client in federation.clients)):
+    for samples in (federation.shared.global_test, *(client.test for client in federation.clients)):
         assert samples.labels.tolist() == labels[numbers(samples.inputs)].tolist()
 
 
@@ -160,9 +161,9 @@ def test_a_clients_three_sets_have_its_own_label_mix(seed):
 
 def test_sets_are_not_in_class_order():
     federation = federation_of(num_clients=1)
-    for labels in (federation.global_test.labels, federation.clients[0].train.labels):
+    for labels in (federation.shared.global_test.labels, federation.clients[0].train.labels):
         assert (labels.diff() != 0).sum() > 10
-    transfer = torch.tensor(numbers(federation.transfer.inputs))
+    transfer = torch.tensor(numbers(federation.shared.transfer.inputs))
     assert not torch.equal(transfer, transfer.sort().values)
 
 
@@ -186,7 +187,7 @@ def test_label_counts_cover_a_clients_three_sets():
     zeros = Samples(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))
     federation = federation_of()
     client = type(federation.clients[0])(train=one, validation=two, test=zeros)
-    small = Federation((client, client), federation.transfer, zeros, ("a", "b", "c", "d"))
+    small = Federation(Shared(federation.shared.transfer, zeros, ("a", "b", "c", "d")), (client, client))
     assert small.num_classes == 4
     assert small.label_counts().tolist() == [[3, 1, 2, 0]] * 2
 
@@ -214,7 +215,7 @@ def test_a_partition_that_loses_or_repeats_samples_is_refused(shares):
         return [np.array(share) for share in shares]
 
     with pytest.raises(ConfigurationError, match="each of the 3 samples to exactly one client"):
-        federate(numbered_data((5,)), broken, 1, SplitSettings(), 0)
+        deal(numbered_data((5,)), broken, 1, SplitSettings(), 0)
 
 
 @pytest.mark.parametrize("name", ["global_test", "validation", "test"])

@@ -1,0 +1,118 @@
+"""The files of a deployment: the samples of one client, and what everybody holds. NumPy archives without pickles."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedfuse.data.federation import Shared, TransferSet
+from fedfuse.data.samples import Samples
+from fedfuse.errors import ConfigurationError
+
+FORMATS = """\
+a client's own file:           inputs [n, *shape] floating point, labels [n] whole numbers from 0
+what everybody holds:          transfer [m, *shape], class_names [c] texts, and perhaps test_inputs, test_labels"""
+
+
+def write_client(path: Path, samples: Samples) -> None:
+    """Write the samples of one client: ``inputs`` and ``labels``."""
+    _write(path, {"inputs": samples.inputs.numpy(), "labels": samples.labels.numpy()})
+
+
+def read_client(path: Path, shared: Shared) -> Samples:
+    """Read what `write_client` wrote, or any archive that is like it.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is not there or not such an archive, or does not fit what everybody holds: a label without a
+        class, a NaN, samples of another shape.
+    """
+    arrays = _read(path, required=("inputs", "labels"))
+    samples = _samples(path, arrays["inputs"], arrays["labels"], shared.num_classes)
+    shape, own = tuple(shared.transfer.inputs.shape[1:]), tuple(samples.inputs.shape[1:])
+    if own != shape:
+        raise ConfigurationError(f"{path}: its samples are of shape {own}, those of the transfer set of {shape}.")
+    return samples
+
+
+def write_shared(path: Path, shared: Shared) -> None:
+    """Write what everybody holds: ``transfer``, ``class_names``, and the test set where there is one."""
+    arrays = {"transfer": shared.transfer.inputs.numpy(), "class_names": np.array(shared.class_names, dtype=np.str_)}
+    if shared.global_test is not None:
+        arrays |= {"test_inputs": shared.global_test.inputs.numpy(), "test_labels": shared.global_test.labels.numpy()}
+    _write(path, arrays)
+
+
+def read_shared(path: Path) -> Shared:
+    """Read what `write_shared` wrote, or any archive that is like it.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is not there, not such an archive, or does not agree with itself.
+    """
+    arrays = _read(path, required=("transfer", "class_names"))
+    inputs, names = arrays["transfer"], arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind != "U" or len(names) < 2 or len(set(names.tolist())) != len(names):
+        raise ConfigurationError(f"{path}: class_names must be a list of at least two different texts.")
+    if len(inputs) == 0:
+        raise ConfigurationError(f"{path}: transfer has no samples.")
+    transfer = TransferSet(torch.from_numpy(_numbers(path, "transfer", inputs)))
+    test = None
+    if "test_inputs" in arrays or "test_labels" in arrays:
+        if not {"test_inputs", "test_labels"} <= arrays.keys():
+            raise ConfigurationError(f"{path}: test_inputs and test_labels need each other.")
+        test = _samples(path, arrays["test_inputs"], arrays["test_labels"], len(names))
+        if test.inputs.shape[1:] != transfer.inputs.shape[1:]:
+            raise ConfigurationError(f"{path}: transfer and test_inputs differ in the shape of a sample.")
+    return Shared(transfer, test, tuple(names.tolist()))
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    partial.replace(path)
+
+
+def _read(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise ConfigurationError(f"There is no file {path}.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive.items())
+    except Exception as error:  # a file that is no archive, or a torn one, fails in many ways
+        raise ConfigurationError(f"{path} is no NumPy archive (.npz) of plain arrays.") from error
+    missing = [name for name in required if name not in arrays]
+    if missing:
+        raise ConfigurationError(
+            f"{path} has no array {missing[0]!r}; it has {', '.join(sorted(arrays)) or 'none'}. It must be\n{FORMATS}"
+        )
+    return arrays
+
+
+def _samples(path: Path, inputs: NDArray[Any], labels: NDArray[Any], num_classes: int) -> Samples:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ConfigurationError(f"{path}: labels must be a list of whole numbers, not {labels.dtype} {labels.shape}.")
+    if len(inputs) != len(labels):
+        raise ConfigurationError(f"{path}: {len(inputs)} inputs and {len(labels)} labels.")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise ConfigurationError(
+            f"{path}: labels go from {labels.min()} to {labels.max()}; {num_classes} classes allow 0 to "
+            f"{num_classes - 1}."
+        )
+    return Samples(torch.from_numpy(_numbers(path, "inputs", inputs)), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _numbers(path: Path, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    """Take an array as floating point, in the precision in which data sources give it."""
+    if array.dtype.kind not in "fiu" or array.ndim < 2:
+        raise ConfigurationError(f"{path}: {name} must be numbers [n, *shape], not {array.dtype} {array.shape}.")
+    numbers = array.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise ConfigurationError(f"{path}: {name} holds a NaN or an infinity.")
+    return numbers
