@@ -49,7 +49,7 @@ def create_directory(output: Path | None, strategy: str, data: str) -> Path:
         If ``output`` holds something already.
     """
     if output is not None:
-        if output.exists() and not (output.is_dir() and next(output.iterdir(), None) is None):
+        if not is_new_or_empty(output):
             raise ConfigurationError(
                 f"output={output} exists and is not empty. Use resume={output} to continue the run in it, "
                 "or name another directory."
@@ -68,6 +68,11 @@ def create_directory(output: Path | None, strategy: str, data: str) -> Path:
             number += 1
         else:
             return directory
+
+
+def is_new_or_empty(path: Path) -> bool:
+    """Tell whether a directory can be made here, or is here already and empty."""
+    return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
 
 
 def write_text(directory: Path, name: str, text: str) -> None:

@@ -187,6 +187,7 @@ def _run_on_engine(simulation: Simulation, directory: Path, display: Display, tr
         _run_stages(simulation, directory, display, trackers, reach_locally)
         return
     here = directory.resolve()
+    display.note("Starting Ray, which takes some seconds.")
     find_node = partial(simulated_node, to_yaml(configuration), here / FOLDER / "clients", here / LOG)
     run_on_ray(configuration.engine, make_app(find_node), configuration.num_clients, run_stages, display.verb)
 
