@@ -1,0 +1,1 @@
+"""What a federation over real machines needs besides the apps: certificates and keys."""
