@@ -6,6 +6,7 @@ from typing import Any
 
 from fedfuse.configuration import Configuration
 from fedfuse.report.figures import draw_figures
+from fedfuse.report.html import write_report
 from fedfuse.summary import ClientFacts, write_summary
 from fedfuse.tracking.tracker import Trackers
 
@@ -39,6 +40,7 @@ def conclude(
     """
     summary = write_summary(directory, _names(configuration), clients, class_names)
     figures = draw_figures(directory, summary)
+    write_report(directory)
     trackers.end(summary, figures)
     return summary
 

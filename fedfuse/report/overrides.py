@@ -1,0 +1,105 @@
+"""The words of a command that composes a given configuration: what in it differs from the defaults."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from fedfuse import catalogue
+from fedfuse.composition import MISSING, compose, quote
+from fedfuse.configuration import Component, Configuration
+from fedfuse.errors import ConfigurationError
+
+GROUPS = ("data", "partition", "strategy", "engine")
+TARGET = "_target_"
+READ_AS_OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")
+
+
+def overrides_of(configuration: Configuration) -> list[str] | None:
+    """Find overrides from which `fedfuse.composition.compose` makes a configuration again.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        Of any run; its ``output`` is ignored.
+
+    Returns
+    -------
+    list of str, or None
+        The overrides, which have been composed and compared; none are needed for the defaults. None where no such
+        words were found, for example because a part comes from a folder of the user's own.
+    """
+    wanted = replace(configuration, output=None)
+    try:
+        overrides = _choices(compose([]), wanted)
+        base = compose(overrides)
+        if base.objective.name != wanted.objective.name:  # known only now: a strategy may bring an objective along
+            overrides.append(f"objective={wanted.objective.name}")
+            base = compose(overrides)
+        overrides += _changes("", base, wanted)
+        return overrides if compose(overrides) == wanted else None
+    except ConfigurationError:
+        return None
+
+
+def _choices(base: Configuration, wanted: Configuration) -> list[str]:
+    """Choose the parts of which there is one each, and set what their files leave to the user."""
+    choices = []
+    for group in GROUPS:
+        part = getattr(wanted, group)
+        if part.name != getattr(base, group).name:
+            choices.append(f"{group}={part.name}")
+            if isinstance(part, Component) and catalogue.read(group, part.name, catalogue.folders())[TARGET] == MISSING:
+                choices.append(f"{group}.{TARGET}={_value(part.target)}")
+    if wanted.transfer.policy.name != base.transfer.policy.name:
+        choices.append(f"transfer/policy={wanted.transfer.policy.name}")
+    return choices
+
+
+def _changes(key: str, base: Any, wanted: Any) -> Iterator[str]:  # noqa: ANN401 a value of a configuration
+    """Set what still differs, each value by its dotted key."""
+    if base == wanted:
+        return
+    if key.startswith("predictor.") and isinstance(wanted, Component):
+        yield f"{key}={_part('predictor', wanted)}"
+    elif isinstance(wanted, Component):
+        if base.target != wanted.target:
+            yield f"{key}.{TARGET}={_value(wanted.target)}"
+        for name, value in wanted.arguments.items():
+            if name not in base.arguments:
+                yield f"++{key}.{name}={_value(value)}"
+            elif base.arguments[name] != value:
+                yield f"{key}.{name}={_value(value)}"
+    elif is_dataclass(wanted):
+        for field in fields(wanted):
+            inner = f"{key}.{field.name}" if key else field.name
+            yield from _changes(inner, getattr(base, field.name), getattr(wanted, field.name))
+    elif isinstance(wanted, tuple):
+        items = [_part(key, item) if isinstance(item, Component) else _value(item) for item in wanted]
+        yield f"{key}=[{','.join(items)}]"
+    else:
+        yield f"{key}={_value(wanted)}"
+
+
+def _part(group: str, part: Component) -> str:
+    """Name a part of a list, with those of its values that are not in its file."""
+    usual = catalogue.read(group, part.name, catalogue.folders())
+    values = {TARGET: part.target, **part.arguments}
+    changes = {name: value for name, value in values.items() if name not in usual or usual[name] != value}
+    return _value({"name": part.name, **changes}) if changes else _value(part.name)
+
+
+def _value(value: object) -> str:
+    """Write a value in the grammar of overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}: {_value(item)}' for name, item in value.items())}}}"
+    if isinstance(value, str):
+        is_word = re.fullmatch(r"[A-Za-z_][\w.]*", value, re.ASCII) and value.lower() not in READ_AS_OTHER_THAN_TEXT
+        return value if is_word else quote(value)
+    return repr(value)

@@ -1,0 +1,94 @@
+"""Directories of runs as a run leaves them, and a browser to read their reports with."""
+
+import shutil
+
+import numpy as np
+import pytest
+from records import client, record
+
+from fedfuse.composition import compose
+from fedfuse.configuration import to_yaml
+from fedfuse.results import LOCAL_ONLY, append_round, write_text
+from fedfuse.summary import ClientFacts, write_summary
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+NO_GUARANTEE = '{"protectors": [], "differential_privacy": false, "summary": "No differential privacy is guaranteed."}'
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Return a function that writes the directory of a run in which client i is right with i tenths, and r rounds."""
+
+    def make(
+        num_clients=3,
+        num_rounds=2,
+        overrides=(),
+        baseline_rounds=None,
+        finished=True,
+        relevance=True,
+        left_out=(),
+        model="mlp",
+        class_names=("cat", "dog"),
+        guarantees=NO_GUARANTEE,
+        known=True,
+    ):
+        directory = tmp_path / "run"
+        configuration = compose([f"num_clients={num_clients}", f"num_rounds={num_rounds}", *overrides])
+        write_text(directory, "config.yaml", to_yaml(configuration))
+        if guarantees is not None:
+            write_text(directory, "guarantees.json", guarantees)
+        weights = np.arange(1, num_clients**2 + 1, dtype=np.float32).reshape(num_clients, num_clients)
+        weights /= weights.sum(axis=1, keepdims=True)
+        for number in range(1, num_rounds + 1):
+            clients = [client(i, _accuracy(i + number, known), _accuracy(i, known)) for i in range(num_clients)]
+            append_round(directory, record(number, clients, weights if relevance else None, left_out))
+        for number in range(1, (num_rounds if baseline_rounds is None else baseline_rounds) + 1):
+            clients = [client(i, _accuracy(i, known), 0.25) for i in range(num_clients)]
+            append_round(directory / LOCAL_ONLY, record(number, clients))
+        if finished:
+            facts = [ClientFacts(i, model, 10 * (i + 1), (i, 10 * (i + 1) - i)) for i in range(num_clients)]
+            write_summary(directory, {}, facts, class_names)
+        return directory
+
+    return make
+
+
+def _accuracy(tenths, known):
+    return (tenths % 10) / 10 if known else None
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Open a headless Chromium without a network; it is gone at the end, and all that it started."""
+    if CHROMIUM is None or CHROMEDRIVER is None:
+        pytest.skip("chromium or chromedriver is not installed")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(executable_path=CHROMEDRIVER))
+    driver.execute_cdp_cmd("Network.enable", {})
+    driver.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+    )
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def point_at(browser):
+    """Return a function that moves the pointer onto an element, once the page has stopped to scroll."""
+    from selenium.webdriver import ActionChains
+
+    def point(element):
+        browser.execute_async_script(
+            "arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' });"
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[1]))",
+            element,
+        )
+        ActionChains(browser, duration=0).move_to_element(element).perform()
+
+    return point

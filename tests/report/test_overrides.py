@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+
+from fedfuse.composition import compose
+from fedfuse.configuration import from_yaml, to_yaml
+from fedfuse.report.overrides import overrides_of
+
+
+def test_the_defaults_need_no_overrides():
+    assert overrides_of(compose([])) == []
+    assert overrides_of(compose(["output=somewhere"])) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=3", "num_clients=4", "fraction=0.25", "local_baseline=false"],
+        ["strategy=fedmd", "strategy.space=probability"],
+        ["strategy=fedproto"],  # brings an objective along
+        ["strategy=fedproto", "objective=kd", "objective.temperature=2.0"],
+        ["strategy=fedavg", "model=[{name: cnn_small,channels: [4,8]}]"],
+        ["model=[mlp_small,{name: mlp_small,hidden: [3,5]}]"],
+        ["privacy=[swing,{name: noise,scale: 0.5},swing]"],
+        ["partition=iid", "partition.min_samples=3"],
+        ["transfer/policy=random_subset", "transfer.policy.fraction=0.25"],
+        ["learn.optimizer.name=adam", "learn.optimizer.lr=1e-05", "absorb.epochs=7"],
+        ["engine=ray", "engine.workers=2"],
+        ["share_facts=[num_examples]"],
+        ["share_facts=[]"],
+        ["transfer.path='/data/it\\'s here (1), really.npz'"],
+        [
+            "strategy=custom",
+            "strategy._target_=my_package.Mine",
+            "++strategy.strength=2",
+            "++strategy.names=[a,'b c',null]",
+        ],
+        ["data=custom", "data._target_='mine.<b>'", "++data.options={deep: {on: true,off: 'false'}}"],
+        ["strategy._target_=my_package.BetterKnFu"],
+    ],
+)
+def test_the_overrides_of_a_recorded_configuration_compose_it_again(overrides):
+    configuration = from_yaml(to_yaml(compose([*overrides, "output=somewhere"])))
+    found = overrides_of(configuration)
+    assert found is not None
+    assert compose(found) == replace(configuration, output=None)
+    assert sorted(word.partition("=")[0] for word in found) == sorted(word.partition("=")[0] for word in overrides)
+
+
+def test_a_predictor_is_named_in_its_role():
+    configuration = compose(["predictor.share={name: plain_head}"])
+    assert overrides_of(configuration) == []
+    other = replace(configuration.predictor.share, target="mine.Head")
+    changed = replace(configuration, predictor=replace(configuration.predictor, share=other))
+    assert overrides_of(changed) == ["predictor.share={name: plain_head,_target_: mine.Head}"]
+
+
+def test_a_part_from_a_folder_of_the_users_own_cannot_be_named_by_overrides_alone(tmp_path):
+    (tmp_path / "strategy").mkdir()
+    (tmp_path / "strategy" / "mine.yaml").write_text("_target_: mine.Mine\n")
+    assert overrides_of(compose(["strategy=mine"], tmp_path)) is None
+
+
+def test_a_value_that_was_taken_away_cannot_be_written_as_an_override():
+    configuration = compose([])
+    strategy = replace(configuration.strategy, arguments={"beta": 10.0})
+    assert overrides_of(replace(configuration, strategy=strategy)) is None
