@@ -8,6 +8,7 @@ from fedfuse import catalogue
 from fedfuse.errors import ConfigurationError
 
 GROUPS = (
+    "tracking",
     "data",
     "partition",
     "model",

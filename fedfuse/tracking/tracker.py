@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedfuse.results import LOCAL_ONLY, read_metrics
+
+FEDERATED = "federated"
+
 
 class Tracker(Protocol):
     """A place outside the run's own files that follows a run, such as Weights & Biases.
 
-    A tracker is told everything again by a run that is resumed: it must find in the run's directory what it needs to
-    continue where it was.
+    A tracker is told all recorded rounds again by a run that is resumed, and those that it repeats once more: it must
+    find in the run's directory what it needs to continue where it was. A round that is repeated has the same metrics.
     """
 
     def begin(self, directory: Path, configuration: Mapping[str, Any]) -> list[str]:
@@ -17,7 +21,7 @@ class Tracker(Protocol):
         ...
 
     def round_finished(self, metrics: Mapping[str, Any], stage: str) -> None:
-        """Take a line of ``metrics.jsonl``; the stage is ``federated`` or ``local_only``."""
+        """Take a line of ``metrics.jsonl``; the stage is `FEDERATED` or `fedfuse.results.LOCAL_ONLY`."""
         ...
 
     def end(self, summary: Mapping[str, Any] | None, figures: Sequence[Path]) -> None:
@@ -41,11 +45,14 @@ class Trackers:
         self._note = note
 
     def begin(self, directory: Path, configuration: Mapping[str, Any]) -> None:
-        """Tell all, and show where to look."""
+        """Tell all, show where to look, and tell of the rounds that were recorded before the run was resumed."""
 
         def begin(tracker: Tracker) -> None:
             for line in tracker.begin(directory, configuration):
                 self._note(line)
+            for stage, folder in ((FEDERATED, directory), (LOCAL_ONLY, directory / LOCAL_ONLY)):
+                for metrics in read_metrics(folder):
+                    tracker.round_finished(metrics, stage)
 
         self._tell(begin)
 
