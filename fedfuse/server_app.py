@@ -39,7 +39,7 @@ from fedfuse.rounds import Observers, Rounds
 from fedfuse.server import Server
 from fedfuse.strategy import FusionStrategy
 from fedfuse.summary import ClientFacts
-from fedfuse.tracking.tracker import Trackers
+from fedfuse.tracking.tracker import Tracker, Trackers
 
 app = ServerApp()
 
@@ -64,13 +64,9 @@ def main(grid: Grid, context: Context) -> None:
 def _run(grid: Grid, context: Context, console: Console) -> None:
     configuration = configuration_of(context.run_config)
     torch.set_num_threads(configuration.engine.threads)
-    strategy = make_strategy(configuration.strategy)
-    shared = load_shared(configuration)
-    architectures = make_architectures(configuration, shared)
-    settings = make_client_settings(configuration, shared)
-    check_compatible(configuration, strategy, settings, architectures)
-    server = make_server(configuration, shared, architectures)
-    trackers = Trackers(make_trackers(configuration), lambda line: _show(console, line))
+    parts = prepare(configuration)
+    strategy, server = parts.strategy, parts.server
+    trackers = Trackers(parts.trackers, lambda line: _show(console, line))
     resumed = resumed_directory(context.run_config)
     if resumed is None:
         output = None if configuration.output is None else Path(configuration.output)
@@ -78,7 +74,7 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
     else:
         directory = resumed
         check_continues(directory, configuration)
-    record_start(directory, configuration, settings)
+    record_start(directory, configuration, parts.settings)
     with PlainDisplay(console) as display:
         trackers.begin(directory, asdict(configuration))
         display.note(f"Results go to {directory.resolve()}; waiting for {configuration.num_clients} clients.")
@@ -106,7 +102,38 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
         ClientFacts(client, server.architectures[description.architecture].name, None, None)
         for client, description in sorted(known.items())
     ]
-    print_summary(console, conclude(directory, configuration, facts, shared.class_names, trackers), directory)
+    print_summary(console, conclude(directory, configuration, facts, server.class_names, trackers), directory)
+
+
+@dataclass(frozen=True)
+class ServerParts:
+    """What a server is made of."""
+
+    strategy: FusionStrategy
+    server: Server
+    settings: ClientSettings
+    trackers: list[Tracker]
+
+
+def prepare(configuration: Configuration) -> ServerParts:
+    """Build all parts of a server and check that they fit together.
+
+    Raises
+    ------
+    ConfigurationError
+        If they do not, or the transfer set cannot be used.
+    """
+    strategy = make_strategy(configuration.strategy)
+    shared = load_shared(configuration)
+    architectures = make_architectures(configuration, shared)
+    settings = make_client_settings(configuration, shared)
+    check_compatible(configuration, strategy, settings, architectures)
+    return ServerParts(
+        strategy=strategy,
+        server=make_server(configuration, shared, architectures),
+        settings=settings,
+        trackers=make_trackers(configuration),
+    )
 
 
 def check_continues(directory: Path, configuration: Configuration) -> None:

@@ -49,6 +49,10 @@ class RemoteGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and return the replies that come in time, sorted by node id."""
         messages = list(messages)
+        for message in messages:
+            if timeout is not None:
+                # A node that comes back later must not spend its time on what nobody waits for any more.
+                message.metadata.ttl = timeout
         waiting = set(self.push_messages(messages))
         verb = messages[0].metadata.message_type.rpartition(".")[2] if messages else ""
         deadline = None if timeout is None else time.monotonic() + timeout
