@@ -5,13 +5,23 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from fedfuse import __version__
-from fedfuse.commands import list, run
-from fedfuse.errors import FedfuseError, unknown_name
+from fedfuse.commands import certs, client, compare, export, list, report, run, server
+from fedfuse.errors import ConfigurationError, FedfuseError, unknown_name
 
 INTERRUPTED = 130
-COMMANDS: dict[str, ModuleType] = {"run": run, "list": list}
+COMMANDS: dict[str, ModuleType] = {
+    "run": run,
+    "compare": compare,
+    "report": report,
+    "list": list,
+    "server": server,
+    "client": client,
+    "certs": certs,
+    "export": export,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code
 
 
+class _Parser(ArgumentParser):
+    """Reports a mistake in the words as every other mistake is; the parsers of commands are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = _Parser(
         "fedfuse", description="Federated knowledge fusion: clients share what they know.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"fedfuse {__version__}")
