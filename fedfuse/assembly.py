@@ -104,19 +104,10 @@ def load_federation(configuration: Configuration) -> Federation:
     )
 
 
-def load_shared(configuration: Configuration, path: Path | None = None) -> Shared:
-    """Load what everybody holds, in the configured precision.
-
-    Parameters
-    ----------
-    configuration : Configuration
-        Names the file with ``transfer.path``; without one, it is held out of the configured data.
-    path : Path, optional
-        Where the file is on this machine, if not where the configuration says.
-    """
-    if path is None and configuration.transfer.path is not None:
-        path = Path(configuration.transfer.path)
-    shared = deal_data(configuration).shared if path is None else read_shared(path)
+def load_shared(configuration: Configuration) -> Shared:
+    """Load what everybody holds, in the configured precision: from ``transfer.path``, or held out of the data."""
+    path = configuration.transfer.path
+    shared = deal_data(configuration).shared if path is None else read_shared(Path(path))
     return shared.to(DTYPES[configuration.engine.precision])
 
 

@@ -4,7 +4,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -174,13 +174,15 @@ def assemble(text: str, transfer: Path | None, own_data: bool) -> Assembled:
         If the configuration, the data or the transfer set cannot be used.
     """
     configuration = from_yaml(text)
+    if transfer is not None:
+        configuration = replace(configuration, transfer=replace(configuration.transfer, path=str(transfer)))
     clients: tuple[ClientData, ...] = ()
     if own_data:
-        shared = load_shared(configuration, transfer)
+        shared = load_shared(configuration)
     else:
         federation = load_federation(configuration)
         clients = federation.clients
-        shared = federation.shared if transfer is None else load_shared(configuration, transfer)
+        shared = federation.shared
     return Assembled(
         configuration=configuration,
         shared=shared,
@@ -199,12 +201,12 @@ def load(node: Node) -> tuple[Client, ClientSettings, EngineSettings]:
         If the configuration, the data or the transfer set of the node cannot be used.
     """
     common = assemble(node.configuration, node.transfer, own_data=node.data is not None)
-    if node.data is not None:
-        data = load_client(common.configuration, common.shared, node.client_id, node.data)
-    elif node.client_id < len(common.clients):
+    if node.client_id >= common.configuration.num_clients:
+        raise ConfigurationError(f"partition-id={node.client_id}, but num_clients={common.configuration.num_clients}.")
+    if node.data is None:
         data = common.clients[node.client_id]
     else:
-        raise ConfigurationError(f"partition-id={node.client_id}, but num_clients={len(common.clients)}.")
+        data = load_client(common.configuration, common.shared, node.client_id, node.data)
     return make_client(node.client_id, common.architectures, data), common.settings, common.configuration.engine
 
 

@@ -63,7 +63,7 @@ class Request:
     """
 
     round: int
-    run: str = ""
+    run: str = "-"
     sends: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
     rows: Tensor | None = None

@@ -9,22 +9,26 @@ import csv
 import io
 import json
 import os
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfuse import __version__
 from fedfuse.errors import ConfigurationError
 from fedfuse.metrics import ClientMetrics, RoundRecord, known_or_none, round_metrics
 
 METRICS_FILE = "metrics.jsonl"
 CLIENTS_FILE = "clients.csv"
 RELEVANCE_FILE = "relevance.npz"
+SOFTWARE_FILE = "software.json"
 LOCAL_ONLY = "local_only"
 """The sub-directory in which the local-only baseline of a run is recorded."""
 
@@ -68,6 +72,18 @@ def create_directory(output: Path | None, strategy: str, data: str) -> Path:
             number += 1
         else:
             return directory
+
+
+def software() -> dict[str, str]:
+    """Name the versions on which exact results depend."""
+    return {
+        "fedfuse": __version__,
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "flwr": version("flwr"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def is_new_or_empty(path: Path) -> bool:

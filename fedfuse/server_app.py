@@ -1,6 +1,7 @@
 """The Flower ServerApp: configuration to data, strategy and rounds; thin."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -57,7 +58,9 @@ def main(grid: Grid, context: Context) -> None:
     try:
         _run(grid, context, console)
     except FedfuseError as error:
-        console.print(f"fedfuse: error: {error}", markup=False, highlight=False, soft_wrap=True)
+        _show(console, f"fedfuse: error: {error}")
+        # Flower reports every exception with its traceback, which would bury the line above.
+        logging.getLogger("flwr").addFilter(_without_traceback)
         raise
 
 
@@ -159,6 +162,11 @@ def check_continues(directory: Path, configuration: Configuration) -> None:
         raise ConfigurationError(f"num_rounds={configuration.num_rounds}, but {done} rounds are already done.")
 
 
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
+
+
 def _show(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -250,9 +258,10 @@ def serve(service: Service) -> None:
 
 
 def record_start(directory: Path, configuration: Configuration, settings: ClientSettings) -> None:
-    """Write what is known before round 1: the resolved configuration and what each protector promises."""
+    """Write what is known before round 1: the configuration, what each protector promises, and what it runs with."""
     results.write_text(directory, "config.yaml", to_yaml(configuration))
     results.write_text(directory, "guarantees.json", guarantees_json(settings.protectors))
+    results.write_text(directory, results.SOFTWARE_FILE, json.dumps(results.software(), indent=2) + "\n")
 
 
 def guarantees_json(protectors: tuple[Protector, ...]) -> str:

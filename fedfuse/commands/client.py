@@ -1,15 +1,14 @@
 """``fedfuse client``: keep the Flower SuperNode of one client running, with its data, its state and its keys."""
 
-import signal
 import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedfuse.commands.parser import Commands
+from fedfuse.commands.parser import Commands, check_directory
+from fedfuse.commands.termination import interrupted_by_sigterm
 from fedfuse.deploy import flower
 from fedfuse.errors import ConfigurationError, unknown_name
 
@@ -49,7 +48,7 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
     if arguments.data is None:
         raise ConfigurationError("--data=PATH is missing: the file of this client's own samples.")
     host, _, port = arguments.server.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigurationError(f"--server must be HOST:PORT, not {arguments.server!r}.")
     _check_security(arguments)
     for path in (arguments.data, arguments.transfer, arguments.authority, arguments.key):
@@ -57,6 +56,7 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
             raise ConfigurationError(f"There is no file {path}.")
     _check_data(arguments.data, arguments.transfer)
     state = (arguments.state or Path(f"fedfuse-client-{client_id}")).resolve()
+    check_directory(state)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     node_config: dict[str, str | int] = {"partition-id": client_id, "data": str(arguments.data.resolve())}
     if arguments.transfer is not None:
@@ -71,8 +71,14 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
 def _keep_running(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a SuperNode, and start it again when it fails: it may well be there before the server knows its key."""
     while True:
-        with _terminated_with_us(subprocess.Popen(command, env=environment)) as process:
-            code = process.wait()
+        process = subprocess.Popen(command, env=environment)
+        try:
+            with interrupted_by_sigterm():
+                code = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # the keyboard's interrupt has reached it by itself, others have not
+            process.wait()
+            raise
         if code != FAILED:
             return code if code >= 0 else 128 - code
         sys.stdout.write(
@@ -81,19 +87,6 @@ def _keep_running(command: Sequence[str], environment: Mapping[str, str]) -> int
         )
         sys.stdout.flush()
         time.sleep(SECONDS_BETWEEN_STARTS)
-
-
-@contextmanager
-def _terminated_with_us(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
-    """Pass the wish to end on; an interrupt from the keyboard reaches the process by itself."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
-    try:
-        yield process
-    except KeyboardInterrupt:
-        process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _client_id(text: str | None) -> int:

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="a new or empty directory")
-    parser.add_argument("overrides", nargs="*", help="key=value, or group=NAME, as for fedfuse run")
+    parser.add_argument("overrides", nargs="*", default=[], help="key=value, or group=NAME, as for fedfuse run")
     add_config_dir(parser)
 
 

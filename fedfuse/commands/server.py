@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedfuse import __version__
-from fedfuse.commands.parser import Commands
+from fedfuse.commands.parser import Commands, check_directory
+from fedfuse.commands.termination import interrupted_by_sigterm
 from fedfuse.composition import compose, quote
 from fedfuse.configuration import from_yaml
 from fedfuse.deploy import flower
@@ -60,10 +61,15 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
         raise ConfigurationError(f"--port must be a whole number from 1 to 65535, not {arguments.port!r}.")
     port = int(arguments.port)
     tls, keys = (None, []) if arguments.insecure else _security(arguments.certificates)
-    overrides, directory = _overrides([*arguments.overrides, *rest])
     state = arguments.state.resolve()
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_directory(state)
+    if arguments.app is not None and not (arguments.app / "pyproject.toml").is_file():
+        raise ConfigurationError(f"--app={arguments.app} is no clone: it has no pyproject.toml.")
     address = f"{'127.0.0.1' if arguments.host in ('0.0.0.0', '::') else arguments.host}:{port}"
+    if _listens(address):
+        raise ConfigurationError(f"Somebody listens on {address} already: stop it, or take another --port.")
+    overrides, directory = _overrides([*arguments.overrides, *rest])
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     home = state / "flower"
     home.mkdir(exist_ok=True)
     (home / "config.toml").write_text(flower.connection(address, None if tls is None else tls.authority))
@@ -71,19 +77,20 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
     app = arguments.app or _installed_app(state)
     command = flower.superlink(arguments.host, port, state / "superlink.db", tls)
     try:
-        with _superlink(command, environment, state / "superlink.log", address):
+        with interrupted_by_sigterm(), _superlink(command, environment, state / "superlink.log", address):
             for key in keys:
                 _register(key, environment)
+            before = _runs(environment)
             _show(flower.submit(app, overrides))
             subprocess.run(flower.submit(app, overrides), env=environment, check=False)
-            status = _status_of_the_latest_run(environment)
+            after = _runs(environment)
     except KeyboardInterrupt:
-        sys.stdout.write(f"Interrupted. To continue: fedfuse server resume={directory}\n")
+        sys.stdout.write(f"Interrupted. To continue: {_continuation(directory)}\n")
         raise
-    if status != "finished:completed":
-        raise FedfuseError(
-            f"The run ended as {status!r}. Once mended, continue with: fedfuse server resume={directory}"
-        )
+    new = [status for run, status in after.items() if run not in before]
+    if new != ["finished:completed"]:
+        ended = f"The run ended as {new[0]!r}" if new else "The run was not started"
+        raise FedfuseError(f"{ended}. Once mended, continue with: {_continuation(directory)}")
     return 0
 
 
@@ -98,6 +105,9 @@ def _security(certificates: Path) -> tuple[flower.ServerFiles, list[Path]]:
                 f"There is no file {path}: make it with fedfuse certs init, or say --insecure for a rehearsal."
             )
     keys = [public_path(certificates, name) for name in node_names(certificates)]
+    for key in keys:
+        if not key.is_file():
+            raise ConfigurationError(f"There is no file {key}, by which the server knows a client: bring it here.")
     if not keys:
         raise ConfigurationError(f"No client has a key in {certificates}: make one with fedfuse certs node NAME.")
     return tls, keys
@@ -169,18 +179,29 @@ def _superlink(command: Sequence[str], environment: dict[str, str], log: Path, a
         _stop(process)
 
 
-def _wait_for(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
+def _continuation(directory: Path) -> str:
+    if not (directory / "config.yaml").is_file():
+        return "the same command"  # the run had not begun, and its directory is still empty
+    return shlex.join(["fedfuse", "server", f"{RESUME}{directory}"])
+
+
+def _listens(address: str) -> bool:
     host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
+        if _listens(address):
             return
+        time.sleep(0.2)
     last = log.read_text(errors="replace").strip().splitlines()[-1:]
     raise FedfuseError(f"The SuperLink did not start; {log} ends with: {''.join(last) or 'nothing'}")
 
@@ -206,13 +227,14 @@ def _register(key: Path, environment: dict[str, str]) -> None:
         raise FedfuseError(f"Flower does not let {key} in: {output}")
 
 
-def _status_of_the_latest_run(environment: dict[str, str]) -> str:
+def _runs(environment: dict[str, str]) -> dict[str, str]:
+    """List the status of each run that the SuperLink knows, by its id."""
     done = subprocess.run(flower.list_runs(), env=environment, capture_output=True, text=True, check=False)
     try:
-        runs = json.loads(done.stdout)["runs"]
-    except (ValueError, KeyError, TypeError):
-        return "unknown"
-    return max(runs, key=lambda run: run["pending-at"])["status"] if runs else "never started"
+        return {run["run-id"]: run["status"] for run in json.loads(done.stdout)["runs"]}
+    except (ValueError, KeyError, TypeError) as error:
+        output = " ".join((done.stdout + done.stderr).split())
+        raise FedfuseError(f"Flower does not tell how its runs are: {output[:300] or 'it says nothing'}") from error
 
 
 def _show(command: Sequence[str]) -> None:

@@ -12,9 +12,9 @@ from fedfuse.data.federation import Shared, TransferSet
 from fedfuse.data.samples import Samples
 from fedfuse.errors import ConfigurationError
 
-FORMATS = """\
-a client's own file:           inputs [n, *shape] floating point, labels [n] whole numbers from 0
-what everybody holds:          transfer [m, *shape], class_names [c] texts, and perhaps test_inputs, test_labels"""
+CLIENT_ARRAYS = ("inputs", "labels")
+SHARED_ARRAYS = ("transfer", "class_names")
+TEST_ARRAYS = ("test_inputs", "test_labels")
 
 
 def write_client(path: Path, samples: Samples) -> None:
@@ -31,8 +31,8 @@ def read_client(path: Path, shared: Shared) -> Samples:
         If the file is not there or not such an archive, or does not fit what everybody holds: a label without a
         class, a NaN, samples of another shape.
     """
-    arrays = _read(path, required=("inputs", "labels"))
-    samples = _samples(path, arrays["inputs"], arrays["labels"], shared.num_classes)
+    arrays = _read(path, CLIENT_ARRAYS)
+    samples = _samples(path, arrays, CLIENT_ARRAYS, shared.num_classes)
     shape, own = tuple(shared.transfer.inputs.shape[1:]), tuple(samples.inputs.shape[1:])
     if own != shape:
         raise ConfigurationError(f"{path}: its samples are of shape {own}, those of the transfer set of {shape}.")
@@ -55,18 +55,18 @@ def read_shared(path: Path) -> Shared:
     ConfigurationError
         If the file is not there, not such an archive, or does not agree with itself.
     """
-    arrays = _read(path, required=("transfer", "class_names"))
+    arrays = _read(path, SHARED_ARRAYS)
     inputs, names = arrays["transfer"], arrays["class_names"]
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) < 2 or len(set(names.tolist())) != len(names):
         raise ConfigurationError(f"{path}: class_names must be a list of at least two different texts.")
-    if len(inputs) == 0:
-        raise ConfigurationError(f"{path}: transfer has no samples.")
     transfer = TransferSet(torch.from_numpy(_numbers(path, "transfer", inputs)))
+    if len(transfer) == 0:
+        raise ConfigurationError(f"{path}: transfer has no samples.")
     test = None
     if "test_inputs" in arrays or "test_labels" in arrays:
-        if not {"test_inputs", "test_labels"} <= arrays.keys():
+        if not arrays.keys() >= set(TEST_ARRAYS):
             raise ConfigurationError(f"{path}: test_inputs and test_labels need each other.")
-        test = _samples(path, arrays["test_inputs"], arrays["test_labels"], len(names))
+        test = _samples(path, arrays, TEST_ARRAYS, len(names))
         if test.inputs.shape[1:] != transfer.inputs.shape[1:]:
             raise ConfigurationError(f"{path}: transfer and test_inputs differ in the shape of a sample.")
     return Shared(transfer, test, tuple(names.tolist()))
@@ -83,36 +83,43 @@ def _read(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise ConfigurationError(f"There is no file {path}.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because np.load leaves a torn archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive.items())
     except Exception as error:  # a file that is no archive, or a torn one, fails in many ways
         raise ConfigurationError(f"{path} is no NumPy archive (.npz) of plain arrays.") from error
     missing = [name for name in required if name not in arrays]
     if missing:
         raise ConfigurationError(
-            f"{path} has no array {missing[0]!r}; it has {', '.join(sorted(arrays)) or 'none'}. It must be\n{FORMATS}"
+            f"{path} has no array {missing[0]!r}; it has {', '.join(sorted(arrays)) or 'none'}, and needs "
+            f"{' and '.join(required)}."
         )
     return arrays
 
 
-def _samples(path: Path, inputs: NDArray[Any], labels: NDArray[Any], num_classes: int) -> Samples:
+def _samples(path: Path, arrays: Mapping[str, NDArray[Any]], pair: tuple[str, str], num_classes: int) -> Samples:
+    """Take a pair of arrays, inputs and their labels, as samples."""
+    inputs, labels = _numbers(path, pair[0], arrays[pair[0]]), arrays[pair[1]]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ConfigurationError(f"{path}: labels must be a list of whole numbers, not {labels.dtype} {labels.shape}.")
+        raise ConfigurationError(
+            f"{path}: {pair[1]} must be a list of whole numbers, not {labels.dtype} {labels.shape}."
+        )
     if len(inputs) != len(labels):
-        raise ConfigurationError(f"{path}: {len(inputs)} inputs and {len(labels)} labels.")
+        raise ConfigurationError(f"{path}: {len(inputs)} {pair[0]} and {len(labels)} {pair[1]}.")
     if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ConfigurationError(
-            f"{path}: labels go from {labels.min()} to {labels.max()}; {num_classes} classes allow 0 to "
+            f"{path}: {pair[1]} go from {labels.min()} to {labels.max()}; {num_classes} classes allow 0 to "
             f"{num_classes - 1}."
         )
-    return Samples(torch.from_numpy(_numbers(path, "inputs", inputs)), torch.from_numpy(labels.astype(np.int64)))
+    return Samples(torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _numbers(path: Path, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
     """Take an array as floating point, in the precision in which data sources give it."""
     if array.dtype.kind not in "fiu" or array.ndim < 2:
         raise ConfigurationError(f"{path}: {name} must be numbers [n, *shape], not {array.dtype} {array.shape}.")
-    numbers = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes an infinity, which is refused
+        numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise ConfigurationError(f"{path}: {name} holds a NaN or an infinity.")
     return numbers

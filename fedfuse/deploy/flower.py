@@ -62,7 +62,7 @@ def environment(home: Path) -> dict[str, str]:
         Where Flower keeps its files (``FLWR_HOME``).
     """
     # A command of Flower finds the others only on the path, and this process may not have been started from there.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    path = os.pathsep.join(filter(None, [str(Path(sys.executable).parent), os.environ.get("PATH")]))
     return {**os.environ, **SURROUNDINGS, "FLWR_HOME": str(home), "PATH": path}
 
 
@@ -157,4 +157,4 @@ def _toml(value: str | int) -> str:
     if isinstance(value, int):
         return str(value)
     inner = json.dumps(value, ensure_ascii=False)[1:-1]
-    return '"' + inner.replace('\\"', "\\u0022") + '"'
+    return '"' + inner.replace('\\"', "\\u0022").replace("\x7f", "\\u007f") + '"'

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from fedfuse.errors import ConfigurationError, FedfuseError
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_STOP = 30
+SECONDS_TO_CONNECT = 5
 # Flower's code for what went wrong outside the ClientApp, whose handlers never raise: its worker is gone.
 UNKNOWN = 0
 
@@ -62,6 +64,7 @@ def run_on_ray(
         Whatever ``work`` raises.
     """
     check_installed()
+    _check_address(settings.address)
     from flwr.simulation import run_simulation
 
     stopped, finished = threading.Event(), threading.Event()
@@ -102,6 +105,17 @@ def check_installed() -> None:
     """
     if find_spec("ray") is None:
         raise ConfigurationError("engine=ray needs Ray, which is not installed: pip install 'fedfuse[ray]'")
+
+
+def _check_address(address: str | None) -> None:
+    """Find out now whether anybody is there: Ray itself would go on asking for a very long time."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"There is no Ray cluster at engine.address={address}: {error}.") from error
 
 
 def _check_worker(reply: Message) -> None:

@@ -1,13 +1,10 @@
 """The report of a run: one file of HTML, made from the files in the run's directory and from nothing else."""
 
-import platform
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedfuse import __version__
 from fedfuse.configuration import Component, Configuration, to_yaml
 from fedfuse.report import page
 from fedfuse.report.accuracy import accuracy_by_round
@@ -195,11 +192,6 @@ def _repeat(run: RecordedRun, directory: Path) -> Html:
     else:
         blocks.append(page.paragraph("To run the same from the start, in a new directory:"))
         blocks.append(page.code(shlex.join(["fedfuse", "run", *overrides])))
-    versions = [
-        ("fedfuse", __version__),
-        ("torch", version("torch")),
-        ("flwr", version("flwr")),
-        ("Python", platform.python_version()),
-    ]
-    blocks += [page.paragraph("This report was written with:"), page.facts(versions)]
+    if run.software:
+        blocks += [page.paragraph("It ran with:"), page.facts(list(run.software.items()))]
     return page.join(*blocks)

@@ -17,6 +17,7 @@ from fedfuse.results import (
     LOCAL_ONLY,
     METRICS_FILE,
     RELEVANCE_FILE,
+    SOFTWARE_FILE,
     read_clients,
     read_latest_relevance,
     read_metrics,
@@ -54,6 +55,8 @@ class RecordedRun:
         The latest round with one, relevance ``[n, n]`` and client ids ``[n]``.
     guarantees : dict or None
         What ``guarantees.json`` says.
+    software : dict
+        The versions that ``software.json`` names; may be empty.
     """
 
     configuration: Configuration
@@ -67,6 +70,7 @@ class RecordedRun:
     class_names: list[str]
     relevance: tuple[int, NDArray[Any], NDArray[np.int64]] | None
     guarantees: dict[str, Any] | None
+    software: dict[str, str]
 
 
 def is_run(directory: Path) -> bool:
@@ -111,7 +115,8 @@ def read_run(directory: Path) -> RecordedRun:
         federated=federated,
         class_names=[] if summary is None else summary["class_names"],
         relevance=_read(directory / RELEVANCE_FILE, lambda: read_latest_relevance(directory)),
-        guarantees=_read(directory / GUARANTEES_FILE, lambda: _guarantees(directory)),
+        guarantees=_read(directory / GUARANTEES_FILE, lambda: _json(directory / GUARANTEES_FILE)),
+        software=_read(directory / SOFTWARE_FILE, lambda: _json(directory / SOFTWARE_FILE) or {}),
     )
 
 
@@ -128,12 +133,11 @@ def _summary(directory: Path) -> dict[str, Any] | None:
     return read_summary(directory) if (directory / SUMMARY_FILE).exists() else None
 
 
-def _guarantees(directory: Path) -> dict[str, Any] | None:
-    path = directory / GUARANTEES_FILE
+def _json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    guarantees: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return guarantees
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _clients_so_far(
