@@ -16,6 +16,23 @@ from fedfuse.server import Server
 
 SECONDS_BETWEEN_LOOKS = 1.0
 UNKNOWN_CLIENT = -1
+LONGEST_REST = 8  # rounds
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """How often a node has been left out, and for how many rounds it is not asked again."""
+
+    times: int = 0
+    rounds_to_rest: int = 0
+
+    def again(self) -> "Refusal":
+        """Count one more."""
+        return Refusal(self.times + 1, min(2**self.times, LONGEST_REST))
+
+    def later(self) -> "Refusal":
+        """Let a round go by."""
+        return Refusal(self.times, self.rounds_to_rest - 1)
 
 
 @dataclass
@@ -33,11 +50,14 @@ class Roster:
         By client id.
     nodes : dict[int, int]
         Flower's node id by client id.
+    refused : dict[int, Refusal]
+        By node id, those that were left out when they were asked last.
     """
 
     server: Server
     descriptions: dict[int, Description] = field(default_factory=dict)
     nodes: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, Refusal] = field(default_factory=dict)
 
     def wait_for(self, grid: Grid, number: int, timeout: float) -> None:
         """Wait until so many nodes are connected.
@@ -56,7 +76,8 @@ class Roster:
     def describe_new_nodes(self, grid: Grid, timeout: float) -> list[LeftOut]:
         """Ask nodes that are new to describe themselves, and forget those that are gone.
 
-        A node that is left out stays new: its fault may pass, and until then every round names it.
+        A node that is left out stays new, because its fault may pass: it is asked again in the next round, then after
+        two, four and eight rounds each time, since one that is silent costs the whole timeout each time.
 
         Returns
         -------
@@ -65,7 +86,9 @@ class Roster:
         """
         connected = set(grid.get_node_ids())
         self.nodes = {client: node for client, node in self.nodes.items() if node in connected}
-        new = sorted(connected - set(self.nodes.values()))
+        self.refused = {node: refusal.later() for node, refusal in self.refused.items() if node in connected}
+        resting = {node for node, refusal in self.refused.items() if refusal.rounds_to_rest > 0}
+        new = sorted(connected - set(self.nodes.values()) - resting)
         if not new:
             return []
         messages = [Message(RecordDict(), dst_node_id=node, message_type=DESCRIBE) for node in new]
@@ -82,8 +105,10 @@ class Roster:
                 reasons[node] = str(error)
                 continue
             del reasons[node]
+            self.refused.pop(node, None)
             self.descriptions[description.client_id] = description
             self.nodes[description.client_id] = node
+        self.refused |= {node: self.refused.get(node, Refusal()).again() for node in reasons}
         return [LeftOut(UNKNOWN_CLIENT, "describe", f"node {node}: {reason}") for node, reason in reasons.items()]
 
     def _accept(self, reply: Message) -> Description:

@@ -106,12 +106,27 @@ def test_a_node_that_does_not_fit_is_named_and_the_others_are_met(name):
     left_out = [LeftOut(-1, "describe", f"node 2: {reason}")]
     assert roster.describe_new_nodes(nodes, TIMEOUT) == left_out
     assert roster.nodes == {0: 1, 2: 3}
-    # It is asked, and named, until it fits.
-    assert roster.describe_new_nodes(nodes, TIMEOUT) == left_out
+    # It is asked, and named, until it fits; less and less often, because a silent one costs the timeout each time.
+    answers = [roster.describe_new_nodes(nodes, TIMEOUT) for _ in range(30)]
+    assert [2 + round for round, answer in enumerate(answers) if answer == left_out] == [2, 4, 8, 16, 24]
+    assert sum(map(bool, answers)) == 5
     nodes.change = lambda reply: [reply]
     assert roster.describe_new_nodes(nodes, TIMEOUT) == []
     assert roster.nodes == {0: 1, 1: 2, 2: 3}
-    assert nodes.asked == [[1, 2, 3], [2], [2]]
+    assert nodes.asked == [[1, 2, 3], *[[2]] * 6]
+    assert roster.refused == {}
+
+
+def test_a_node_that_was_left_out_and_is_connected_anew_is_asked_at_once():
+    change, _ = UNFIT["silence"]
+    roster, nodes = roster_of(), Nodes(only(2, change))
+    for _ in range(3):
+        roster.describe_new_nodes(nodes, TIMEOUT)
+    nodes.hidden = {2}
+    roster.describe_new_nodes(nodes, TIMEOUT)
+    nodes.hidden, nodes.change = set(), lambda reply: [reply]
+    assert roster.describe_new_nodes(nodes, TIMEOUT) == []
+    assert roster.nodes == {0: 1, 1: 2, 2: 3}
 
 
 def test_a_client_with_another_transfer_set_really_has_another_digest():

@@ -1,5 +1,6 @@
 import functools
 import os
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -843,13 +844,15 @@ def in_description(**changes):
         (silence, "gave no reply in time"),
     ],
 )
-def test_a_node_that_does_not_fit_is_named_in_every_round_and_asked_for_nothing(fault, reason, tmp_path):
-    simulation = simulation_of()
+def test_a_node_that_does_not_fit_is_asked_less_and_less_often_and_never_to_share(fault, reason, tmp_path):
+    simulation = simulation_of("num_rounds=8")
     grid = Wire(simulation, {(DESCRIBE, 0, 3): fault})
     lines, seen = run(simulation, tmp_path / "run", grid)
     left_out = [{"client_id": -1, "phase": "describe", "reason": f"node 4: {reason}"}]
-    assert [line["left_out"] for line in lines] == [left_out, left_out, left_out]
-    assert [knowledge.client_ids for knowledge in seen] == 3 * [(0, 1, 2)]
+    assert {line["round"]: line["left_out"] for line in lines if line["left_out"]} == dict.fromkeys(
+        (1, 2, 4, 8), left_out
+    )
+    assert [knowledge.client_ids for knowledge in seen] == 8 * [(0, 1, 2)]
     assert {client for requests in grid.requests(SHARE).values() for client in requests} == {0, 1, 2}
 
 
@@ -873,8 +876,10 @@ def stop_in_absorb(simulation, directory, round):
                 raise KeyboardInterrupt
             return super().send_and_receive(messages)
 
+    grid = Stopping(simulation)
     with pytest.raises(KeyboardInterrupt):
-        run(simulation, directory, Stopping(simulation))
+        run(simulation, directory, grid)
+    return grid
 
 
 def test_a_node_that_is_gone_after_a_resume_is_named_in_the_absorb_phase(tmp_path):
@@ -897,6 +902,44 @@ def test_a_resume_after_share_does_not_share_again(tmp_path):
     lines, _ = run(simulation, tmp_path / "run", grid)
     assert [messages[0].metadata.message_type for messages in grid.sent] == [DESCRIBE, ABSORB, SHARE, ABSORB]
     assert without_seconds(lines) == without_seconds(healthy_run()[0])
+
+
+def names_of_runs(grid):
+    """The run that each share and absorb message belongs to: one entry a message."""
+    return [
+        request.run
+        for kind in (SHARE, ABSORB)
+        for requests in grid.requests(kind).values()
+        for request in requests.values()
+    ]
+
+
+def test_all_messages_of_a_run_name_it_also_after_a_resume(tmp_path):
+    simulation = simulation_of()
+    stopped = stop_in_absorb(simulation, tmp_path / "run", 2)
+    resumed = Wire(simulation)
+    run(simulation, tmp_path / "run", resumed)
+    # Four clients: rounds 1 and 2 shared and round 1 absorbed, and then what was left of three rounds.
+    assert (len(names_of_runs(stopped)), len(names_of_runs(resumed))) == (12, 12)
+    (name,) = {*names_of_runs(stopped), *names_of_runs(resumed)}
+    assert re.fullmatch(r"[0-9a-f]{16}", name)
+
+
+def test_two_runs_of_one_configuration_have_two_names(tmp_path):
+    simulation = simulation_of("num_rounds=1")
+    first, second = Wire(simulation), Wire(simulation)
+    run(simulation, tmp_path / "first", first)
+    run(simulation, tmp_path / "second", second)
+    assert len({*names_of_runs(first)}) == len({*names_of_runs(second)}) == 1
+    assert names_of_runs(first)[0] != names_of_runs(second)[0]
+
+
+def test_the_name_of_a_run_is_in_its_state():
+    settings = RoundSettings(0, 4, 1.0, 1, frozenset())
+    first, second = (Rounds(settings, simulation_of().server, Observers()) for _ in range(2))
+    assert first.run != second.run
+    second.load_state_dict(first.state_dict())
+    assert second.run == first.run == first.state_dict()["run"]
 
 
 def test_seconds_of_clients_add_up_by_verb(tmp_path):
