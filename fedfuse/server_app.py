@@ -78,7 +78,7 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
         directory = resumed
         check_continues(directory, configuration)
     record_start(directory, configuration, parts.settings)
-    with PlainDisplay(console) as display:
+    with trackers, PlainDisplay(console) as display:
         trackers.begin(directory, asdict(configuration))
         display.note(f"Results go to {directory.resolve()}; waiting for {configuration.num_clients} clients.")
         display.stage(
@@ -93,19 +93,15 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
 
         reached = RemoteGrid(grid, SECONDS_BETWEEN_LOOKS)
         initial = strategy.initial(server)
-        try:
-            serve(Service(configuration, reached, strategy, server, directory, initial, round_finished))
-        except BaseException:
-            trackers.end(None)
-            raise
-    # What a client holds is its own business; that it takes part, and with which model, is known.
-    rounds = strategy.rounds
-    known = {} if rounds is None else rounds.roster.descriptions
-    facts = [
-        ClientFacts(client, server.architectures[description.architecture].name, None, None)
-        for client, description in sorted(known.items())
-    ]
-    print_summary(console, conclude(directory, configuration, facts, server.class_names, trackers), directory)
+        serve(Service(configuration, reached, strategy, server, directory, initial, round_finished))
+        # What a client holds is its own business; that it takes part, and with which model, is known.
+        rounds = strategy.rounds
+        known = {} if rounds is None else rounds.roster.descriptions
+        facts = [
+            ClientFacts(client, server.architectures[description.architecture].name, None, None)
+            for client, description in sorted(known.items())
+        ]
+        print_summary(console, conclude(directory, configuration, facts, server.class_names, trackers), directory)
 
 
 @dataclass(frozen=True)
@@ -151,6 +147,8 @@ def check_continues(directory: Path, configuration: Configuration) -> None:
     if not path.is_file():
         raise ConfigurationError(f"resume={directory}: no config.yaml there, so this is no run's directory.")
     before = from_yaml(path.read_text())
+    if before.engine.precision != configuration.engine.precision:
+        raise ConfigurationError(f"resume={directory}: that run has engine.precision={before.engine.precision}.")
     for field in fields(Configuration):
         then, now = getattr(before, field.name), getattr(configuration, field.name)
         if field.name not in FREE_TO_CHANGE and then != now:

@@ -141,19 +141,15 @@ def _run(simulation: Simulation, directory: Path) -> None:
     console = Console()
     try:
         with _log_to(directory / LOG):
-            with make_display(console) as display:
-                for line in introduction(simulation):
-                    display.note(line)
-                trackers = Trackers(simulation.trackers, display.note)
-                trackers.begin(directory, asdict(configuration))
-                try:
+            display = make_display(console)
+            with Trackers(simulation.trackers, display.note) as trackers:
+                with display:
+                    for line in introduction(simulation):
+                        display.note(line)
+                    trackers.begin(directory, asdict(configuration))
                     _run_on_engine(simulation, directory, display, trackers)
-                except BaseException:
-                    trackers.end(None)
-                    raise
-            summary = conclude(
-                directory, configuration, _facts(simulation), simulation.federation.shared.class_names, trackers
-            )
+                facts, class_names = _facts(simulation), simulation.federation.shared.class_names
+                summary = conclude(directory, configuration, facts, class_names, trackers)
     except KeyboardInterrupt:
         console.print(f"Interrupted. To continue: fedfuse run resume={directory}", soft_wrap=True)
         raise

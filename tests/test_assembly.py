@@ -1,5 +1,6 @@
 import functools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,16 +9,23 @@ import torch
 from fedfuse.assembly import (
     check_compatible,
     configuration_of,
+    deal_data,
+    load_client,
     load_federation,
+    load_shared,
     make_architectures,
     make_client_settings,
     make_clients,
     make_round_settings,
     make_server,
     make_strategy,
+    make_trackers,
+    resumed_directory,
 )
 from fedfuse.composition import compose
 from fedfuse.configuration import Component
+from fedfuse.data.federation import Shared, TransferSet
+from fedfuse.data.files import write_client, write_shared
 from fedfuse.data.samples import Samples
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import ConfigurationError
@@ -39,8 +47,8 @@ def federation():
 def refusal(*overrides, strategy=None):
     """The error that the parts of a configuration give, without its one data set being loaded again."""
     configuration = compose([*BASE, *overrides])
-    settings = make_client_settings(configuration, federation())
-    architectures = make_architectures(configuration, federation())
+    settings = make_client_settings(configuration, federation().shared)
+    architectures = make_architectures(configuration, federation().shared)
     strategy = strategy or make_strategy(configuration.strategy)
     with pytest.raises(ConfigurationError) as refused:
         check_compatible(configuration, strategy, settings, architectures)
@@ -55,6 +63,26 @@ def test_run_config_is_read_like_a_shell_reads_words():
     assert [model.name for model in configuration.model] == ["mlp_small", "cnn_small"]
     assert [protector.name for protector in configuration.privacy] == ["swing", "noise"]
     assert configuration_of({}) == compose([])
+
+
+@pytest.mark.parametrize("overrides", ["seed=3 'output=my run", 'seed=3 "', "seed=3 \\"])
+def test_overrides_that_no_shell_could_read_are_refused_in_one_line(overrides):
+    for read in (configuration_of, resumed_directory):
+        with pytest.raises(ConfigurationError) as refused:
+            read({"overrides": overrides})
+        text = str(refused.value)
+        assert text.startswith(f"Cannot read overrides={overrides!r}: No ")
+        assert text.endswith(".")
+        assert "\n" not in text
+
+
+def test_the_directory_to_go_on_in_is_no_part_of_the_configuration():
+    run_config = {"overrides": "seed=3 'resume=outputs/my run' num_rounds=5"}
+    assert resumed_directory(run_config) == Path("outputs/my run")
+    assert configuration_of(run_config) == compose(["seed=3", "num_rounds=5"])
+    assert resumed_directory({"overrides": "resume=one resume=two"}) == Path("two")
+    assert resumed_directory({"overrides": "seed=3 output=resume=one"}) is None
+    assert resumed_directory({}) is None
 
 
 # What fits
@@ -102,9 +130,9 @@ class LabelledDistillation:
 
 def test_an_objective_that_needs_labels_of_the_transfer_set_is_refused():
     configuration = compose(BASE)
-    settings = replace(make_client_settings(configuration, federation()), objective=LabelledDistillation())
+    settings = replace(make_client_settings(configuration, federation().shared), objective=LabelledDistillation())
     with pytest.raises(ConfigurationError) as refused:
-        check_compatible(configuration, KnFu(), settings, make_architectures(configuration, federation()))
+        check_compatible(configuration, KnFu(), settings, make_architectures(configuration, federation().shared))
     assert str(refused.value) == ("Objective kd needs labels; the transfer set that strategy knfu teaches on has none.")
 
 
@@ -160,7 +188,7 @@ def test_a_strategy_is_built_with_its_arguments():
 
 def test_models_are_dealt_to_the_clients_in_turn():
     configuration = compose([*BASE, "model=[cnn_small,mlp_small,mlp_large]"])
-    architectures = make_architectures(configuration, federation())
+    architectures = make_architectures(configuration, federation().shared)
     assert [architecture.name for architecture in architectures] == ["cnn_small", "mlp_small", "mlp_large"]
     clients = make_clients(federation(), architectures)
     assert [client.client_id for client in clients] == [0, 1, 2, 3]
@@ -170,20 +198,133 @@ def test_models_are_dealt_to_the_clients_in_turn():
 
 def test_a_model_is_described_with_the_shape_and_the_classes_of_the_data():
     (architecture,) = make_architectures(
-        compose([*BASE, "model=[{name: mlp_small, hidden: [5], embedding_size: 3}]"]), federation()
+        compose([*BASE, "model=[{name: mlp_small, hidden: [5], embedding_size: 3}]"]), federation().shared
     )
     assert [tuple(shape) for shape in architecture.shapes.values()] == [(5, 64), (5,), (3, 5), (3,), (10, 3), (10,)]
 
 
 def test_federation_follows_the_configuration():
     assert len(federation().clients) == 4
-    assert len(federation().transfer) == 40
+    assert len(federation().shared.transfer) == 40
     other = load_federation(compose([*BASE, "num_clients=2", "transfer.size=30", "partition=iid", "seed=1"]))
-    assert (len(other.clients), len(other.transfer)) == (2, 30)
+    assert (len(other.clients), len(other.shared.transfer)) == (2, 30)
     sizes = [len(client.train) + len(client.validation) + len(client.test) for client in other.clients]
     assert abs(sizes[0] - sizes[1]) <= 1
-    assert sum(sizes) + 30 + len(other.global_test) == 1797
-    assert not torch.equal(other.transfer.inputs, federation().transfer.inputs[:30])
+    assert sum(sizes) + 30 + len(other.shared.global_test) == 1797
+    assert not torch.equal(other.shared.transfer.inputs, federation().shared.transfer.inputs[:30])
+
+
+def test_the_federation_is_what_is_dealt_in_the_configured_precision():
+    configuration = compose([*BASE, "engine.precision=float64"])
+    dealt, double = deal_data(configuration), load_federation(configuration)
+    assert dealt.shared.transfer.inputs.dtype == torch.float32
+    assert torch.equal(dealt.shared.transfer.inputs, federation().shared.transfer.inputs)
+    assert double.shared.transfer.inputs.dtype == double.shared.global_test.inputs.dtype == torch.float64
+    assert {sets.inputs.dtype for own in double.clients for sets in vars(own).values()} == {torch.float64}
+    for samples, own, single in zip(dealt.clients, double.clients, federation().clients, strict=True):
+        assert len(samples) == len(own.train) + len(own.validation) + len(own.test)
+        assert torch.equal(own.train.inputs.float(), single.train.inputs)
+
+
+def table():
+    """A data source that returns what it should not."""
+    return [[0.5, 1.5]]
+
+
+def test_a_data_source_that_gives_something_else_is_refused():
+    target = f"{__name__}.table"
+    with pytest.raises(ConfigurationError) as refused:
+        deal_data(replace(compose(BASE), data=Component("mine", target, {})))
+    assert str(refused.value) == (f"data mine ({target}) gave list; it must return fedfuse.data.samples.LabelledData.")
+
+
+# Files
+
+
+@pytest.fixture
+def transfer_file(tmp_path):
+    """Return a function that writes a transfer set of images, and its path as a configuration names it."""
+
+    def write(class_names=tuple("0123456789"), shape=(1, 8, 8), test=None):
+        path = tmp_path / "transfer set.npz"
+        inputs = torch.rand(25, *shape, generator=torch.Generator().manual_seed(0))
+        write_shared(path, Shared(TransferSet(inputs), test, class_names))
+        return path
+
+    return write
+
+
+def test_a_simulation_may_take_its_transfer_set_from_a_file(transfer_file):
+    path = transfer_file(test=Samples(torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)))
+    other = load_federation(compose([*BASE, f"transfer.path='{path}'", "engine.precision=float64"]))
+    assert other.shared.transfer.inputs.dtype == torch.float64
+    named = load_shared(compose([f"transfer.path='{path}'", "engine.precision=float64"]))
+    assert other.shared.transfer.digest == named.transfer.digest
+    assert len(other.shared.transfer) == 25
+    # The data keeps its own test set, and all that was held out of it is the clients'.
+    assert torch.equal(other.shared.global_test.inputs.float(), federation().shared.global_test.inputs)
+    assert other.label_counts().sum() == federation().label_counts().sum() + 40
+
+
+def test_the_classes_of_a_transfer_set_must_be_those_of_the_data(transfer_file):
+    for names in (("0", "1"), tuple("9876543210")):
+        path = transfer_file(names)
+        with pytest.raises(ConfigurationError) as refused:
+            deal_data(compose([*BASE, f"transfer.path='{path}'"]))
+        assert str(refused.value) == (
+            f"transfer.path={path} has the classes {', '.join(names)}; data digits has {', '.join('0123456789')}."
+        )
+
+
+def test_the_samples_of_a_transfer_set_must_have_the_shape_of_the_data(transfer_file):
+    path = transfer_file(shape=(64,))
+    with pytest.raises(ConfigurationError, match=r"of shape \[64\], those of the data of \[1, 8, 8\]"):
+        deal_data(compose([*BASE, f"transfer.path='{path}'"]))
+
+
+def test_a_transfer_set_that_is_not_there_is_named(tmp_path):
+    configuration = compose([*BASE, f"transfer.path='{tmp_path / 'none.npz'}'"])
+    for load in (deal_data, load_federation, load_shared):
+        with pytest.raises(ConfigurationError) as refused:
+            load(configuration)
+        assert str(refused.value) == f"There is no file {tmp_path / 'none.npz'}."
+
+
+def test_what_everybody_holds_is_a_file_or_held_out_of_the_data(transfer_file, monkeypatch):
+    held_out = load_shared(compose(BASE))
+    assert held_out.transfer.digest == federation().shared.transfer.digest
+    assert torch.equal(held_out.global_test.inputs, federation().shared.global_test.inputs)
+
+    monkeypatch.setattr("fedfuse.data.digits.digits", None)  # with a file, no data source is needed
+    path = transfer_file()
+    named, double = (
+        load_shared(compose([f"transfer.path='{path}'", f"engine.precision={precision}"]))
+        for precision in ("float32", "float64")
+    )
+    assert (named.transfer.inputs.dtype, double.transfer.inputs.dtype) == (torch.float32, torch.float64)
+    assert torch.equal(named.transfer.inputs.double(), double.transfer.inputs)
+    assert named.transfer.digest != held_out.transfer.digest
+    assert len(named.transfer) == 25
+    assert named.global_test is double.global_test is None
+
+
+def test_a_client_that_loads_its_own_file_has_the_sets_of_the_simulation(tmp_path):
+    configuration = compose([*BASE, "engine.precision=float64"])
+    dealt, simulated = deal_data(configuration), load_federation(configuration)
+    for client_id in (0, 3):
+        write_client(tmp_path / "own.npz", dealt.clients[client_id])
+        own = load_client(configuration, simulated.shared, client_id, tmp_path / "own.npz")
+        for name in ("train", "validation", "test"):
+            loaded, expected = getattr(own, name), getattr(simulated.clients[client_id], name)
+            assert loaded.inputs.dtype == torch.float64
+            assert torch.equal(loaded.inputs, expected.inputs)
+            assert torch.equal(loaded.labels, expected.labels)
+
+
+def test_a_client_with_too_few_samples_is_named(tmp_path):
+    write_client(tmp_path / "own.npz", Samples(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])))
+    with pytest.raises(ConfigurationError, match=r"^Client 3 has 2 samples, which leaves it no validation sample"):
+        load_client(compose(BASE), federation().shared, 3, tmp_path / "own.npz")
 
 
 def test_the_seed_of_the_run_shares_the_data_out(monkeypatch):
@@ -203,23 +344,23 @@ def test_client_settings_follow_the_configuration():
     configuration = compose(
         [*BASE, "seed=5", "objective.temperature=2.5", "privacy=[noise,swing]", "share_facts=[num_examples]"]
     )
-    settings = make_client_settings(configuration, federation())
+    settings = make_client_settings(configuration, federation().shared)
     assert settings.seed == 5
     assert settings.objective.temperature == 2.5
     assert [type(protector).__name__ for protector in settings.protectors] == ["Noise", "Swing"]
     assert settings.share_facts == {"num_examples"}
     assert (settings.learn, settings.absorb) == (configuration.learn, configuration.absorb)
-    assert settings.transfer is federation().transfer
-    assert settings.global_test is federation().global_test
+    assert settings.transfer is federation().shared.transfer
+    assert settings.global_test is federation().shared.global_test
     assert settings.class_names == tuple("0123456789")
 
 
 def test_server_has_no_samples_but_the_transfer_set():
     configuration = compose([*BASE, "transfer/policy=random_subset", "transfer.policy.fraction=0.25"])
-    architectures = make_architectures(configuration, federation())
-    server = make_server(configuration, federation(), architectures)
-    assert server.transfer_inputs is federation().transfer.inputs
-    assert server.transfer_digest == federation().transfer.digest
+    architectures = make_architectures(configuration, federation().shared)
+    server = make_server(configuration, federation().shared, architectures)
+    assert server.transfer_inputs is federation().shared.transfer.inputs
+    assert server.transfer_digest == federation().shared.transfer.digest
     assert dict(server.architectures) == {one.signature: one for one in architectures}
     assert len(server.transfer_rows(40, server.generator("rows"))) == 10
     assert not any(isinstance(value, Samples) for value in vars(server).values())
@@ -228,6 +369,20 @@ def test_server_has_no_samples_but_the_transfer_set():
 def test_round_settings_follow_the_configuration():
     configuration = compose(["seed=4", "num_clients=7", "fraction=0.3", "min_clients=2", "share_facts=[test_metrics]"])
     assert make_round_settings(configuration) == RoundSettings(4, 7, 0.3, 2, frozenset({"test_metrics"}))
+
+
+class Noted:
+    def __init__(self, **arguments):
+        self.arguments = arguments
+
+
+def test_trackers_are_built_in_their_order_with_their_arguments():
+    target = f"{__name__}.Noted"
+    components = (Component("one", target, {"project": "mine"}), Component("two", target, {}))
+    trackers = make_trackers(replace(compose([]), tracking=components))
+    assert [type(tracker) for tracker in trackers] == [Noted, Noted]
+    assert [tracker.arguments for tracker in trackers] == [{"project": "mine"}, {}]
+    assert make_trackers(compose([])) == []
 
 
 # Precision

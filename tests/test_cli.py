@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from fedfuse import __version__
-from fedfuse.cli import main
+from fedfuse.cli import COMMANDS, main
 from fedfuse.errors import TooFewClientsError
 
 pytestmark = pytest.mark.usefixtures("own_search_path")
@@ -58,6 +58,42 @@ def test_mistakes_end_with_code_2_and_one_line(words, expected, capsys, simulati
     assert output.err.count("\n") == 1
     assert output.out == ""
     assert not simulation
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["client", "--id"], "Argument --id: expected one argument. See fedfuse client --help."),
+        (["server", "--insecure=yes"], "Argument --insecure: ignored explicit argument 'yes'. See fedfuse server --"),
+        (["run", "--config-dir"], "Argument --config-dir: expected one argument. See fedfuse run --help."),
+        (["report"], "The following arguments are required: DIR. See fedfuse report --help."),
+        (["certs", "inti"], "Argument {init,node,show}: invalid choice: 'inti'"),
+        (["certs", "init", "--host"], "Argument --host: expected at least one argument. See fedfuse certs init --"),
+    ],
+)
+def test_mistakes_in_the_words_are_told_as_all_others_are(words, expected, capsys):
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"fedfuse: error: {expected}")
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: fedfuse {command} ")
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("    ") and line[4] != " "]
+    assert listed == [*COMMANDS]
 
 
 def test_error_of_a_run_gives_its_exit_code(simulation, monkeypatch, capsys):

@@ -41,7 +41,7 @@ def test_defaults():
     assert configuration.data.name == "digits"
     assert configuration.partition.name == "dirichlet"
     assert configuration.split == SplitSettings()
-    assert configuration.transfer.size == 300
+    assert (configuration.transfer.size, configuration.transfer.path) == (300, None)
     assert configuration.transfer.policy.name == "all"
     assert configuration.strategy.name == "knfu"
     assert configuration.strategy.target == "strategies.knfu.KnFu"
@@ -55,11 +55,13 @@ def test_defaults():
     assert configuration.engine == EngineSettings()
     assert configuration.share_facts == ("num_examples", "test_metrics")
     assert configuration.local_baseline is True
+    assert configuration.tracking == ()
     assert configuration.output is None
 
 
 def test_composed_configuration_survives_its_file():
     overrides = ["strategy=fedproto", "privacy=[swing,noise]", "output='a b: #c'", "learn.optimizer.lr=1e-5"]
+    overrides += ["engine=ray", "engine.workers=2", "tracking=[tensorboard]", "transfer.path='é: #.npz'"]
     configuration = compose(overrides)
     assert from_yaml(to_yaml(configuration)) == configuration
 
@@ -128,6 +130,36 @@ def test_privacy_keeps_its_order_and_can_be_changed():
     assert privacy[1].arguments == {"scale": 0.5, "distribution": "gaussian"}
     assert compose(["privacy=noise"]).privacy[0].arguments["scale"] == 0.05
     assert compose(["privacy=null"]).privacy == compose(["privacy=[]"]).privacy == ()
+
+
+def test_engine_is_a_part_that_is_chosen_with_keys_of_its_own():
+    assert compose(["engine=local"]).engine == compose([]).engine == EngineSettings()
+    assert compose(["engine=ray"]).engine == EngineSettings(name="ray", runner="sequential")
+    changed = compose(["engine.workers=4", "engine=ray", "engine.precision=float64", "engine.timeout=60"]).engine
+    assert changed == EngineSettings("ray", "sequential", "float64", 1, 60, workers=4)
+    assert compose(["engine=ray", "engine.address=auto"]).engine.address == "auto"
+    # What was chosen last counts, and its own values with it.
+    assert compose(["engine=ray", "engine=local"]).engine == EngineSettings()
+
+
+def test_own_engine_file_can_only_be_one_of_the_engines(own):
+    with pytest.raises(ConfigurationError, match=r"^engine\.name must be one of local, ray, not 'mine'\.$"):
+        compose(["engine=mine"], own("engine/mine.yaml", "threads: 2\n"))
+    assert compose(["engine=ray"], own("engine/mine.yaml", "threads: 2\n")).engine.name == "ray"
+
+
+def test_trackers_keep_their_order_and_can_be_changed(own):
+    folder = own("tracking/mine.yaml", "_target_: own.Mine\nproject: theirs\n")
+    tracking = compose(["tracking=[tensorboard,{name: mine, project: ours},mine]"], folder).tracking
+    assert [tracker.name for tracker in tracking] == ["tensorboard", "mine", "mine"]
+    assert [dict(tracker.arguments) for tracker in tracking[1:]] == [{"project": "ours"}, {"project": "theirs"}]
+    assert compose(["tracking=mine"], folder).tracking[0].target == "own.Mine"
+    assert compose(["tracking=null"]).tracking == compose(["tracking=[]"]).tracking == ()
+
+
+def test_transfer_set_may_be_a_file():
+    assert compose(["transfer.path='my files/transfer.npz'"]).transfer.path == "my files/transfer.npz"
+    assert compose(["transfer.path=null"]).transfer.path is None
 
 
 def test_custom_strategy_takes_its_class_and_arguments_from_the_command_line():
@@ -216,8 +248,11 @@ ERRORS = [
      "Did you mean 'sgd'?"),
     ("absorb.optimizer.momentum=1", "absorb.optimizer.momentum must be a number from 0 to below 1, not 1."),
     ("engine.runner=fast", "engine.runner must be one of auto, sequential, stacked, not 'fast'."),
+    ("engine={runner: fast}", "engine.runner must be one of auto, sequential, stacked, not 'fast'."),
     ("engine.precision=float46", "engine.precision must be one of float32, float64, not 'float46'. Did"),
     ("split.test=0.9", "split.validation (0.15) and test (0.9) together must stay below 1."),
+    ("transfer.path=3", "transfer.path must be text, not 3."),
+    ("engine.threads=0", "engine.threads must be a whole number of at least 1, not 0."),
     ("share_facts=[num_exampels]", "share_facts[0] must be one of num_examples, test_metrics, not 'num_ex"),
     ("share_facts=num_examples", "share_facts must be a list, for example share_facts=[a,b], not 'num_"),
     ("local_baseline=1", "local_baseline must be true or false, not 1."),
@@ -248,10 +283,18 @@ ERRORS = [
     ("+sed=3", "Unknown key 'sed'. Did you mean 'seed'?"),
     ("~seed", "~seed is not possible: write seed=VALUE."),
     ("seed@x=1", "seed@x=1 is not possible: write seed=VALUE."),
+    ("engine.workers=2", "Unknown key 'engine.workers'. Did you mean 'engine.runner'? "
+     "Valid: engine.runner, engine.precision, engine.threads, engine.timeout."),
+    ("engine.name=ray", "Unknown key 'engine.name'."),
+    ("transfer.pat=x", "Unknown key 'transfer.pat'. Did you mean 'transfer.path'?"),
     # parts of which one is chosen
     ("strategy=knfuu", f"Unknown strategy 'knfuu'. Did you mean 'knfu'? {ALL_STRATEGIES}"),
     ("strategy=[knfu]", f"Unknown strategy '[knfu]'. Did you mean 'knfu'? {ALL_STRATEGIES}"),
     ("strategy=null", "Unknown strategy 'null'."),
+    ("engine=rya", "Unknown engine 'rya'. Did you mean 'ray'? Valid: local, ray."),
+    ("engine=loca", "Unknown engine 'loca'. Did you mean 'local'? Valid: local, ray."),
+    ("engine=null", "Unknown engine 'null'. Valid: local, ray."),
+    ("+engine=ray", "+engine=ray is not possible: write engine=NAME."),
     ("strategy=", f"Unknown strategy ''. {ALL_STRATEGIES}"),
     ("data=digit", "Unknown data 'digit'. Did you mean 'digits'?"),
     ("transfer/policy=rando_subset", "Unknown transfer/policy 'rando_subset'. Did you mean 'random_subset'?"),
@@ -268,6 +311,8 @@ ERRORS = [
     ("model=[{name: cnn_small, chanels: [4]}]", "Unknown key of model cnn_small 'chanels'. Did you mean 'ch"),
     ("model=[3]", "A model is NAME or {name: NAME, key: value}, not 3."),
     ("privacy=[swin]", "Unknown privacy 'swin'. Did you mean 'swing'?"),
+    ("tracking=[wandbb]", "Unknown tracking 'wandbb'. Did you mean 'wandb'?"),
+    ("tracking=3", "A tracking is NAME or {name: NAME, key: value}, not 3."),
     ("predictor.share=plain_hed", "Unknown predictor 'plain_hed'. Did you mean 'plain_head'?"),
     ("predictor=plain_head", "predictor must be a mapping with the keys share, personal, general, not 'pl"),
     # what cannot be read, and several values
@@ -285,6 +330,26 @@ ERRORS = [
 def test_mistake_is_answered_in_one_line(override, expected):
     with pytest.raises(ConfigurationError) as caught:
         compose([override])
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("engine.runner=stacked", "engine.runner=stacked trains clients together; engine=ray sends them one by one."),
+        ("engine.workers=0", "engine.workers must be a whole number of at least 1, not 0."),
+        ("engine.address=3", "engine.address must be text, not 3."),
+        (
+            "engine={workers: 2, address: auto}",
+            "engine.workers is for a Ray of the run's own; address names one that is running.",
+        ),
+        ("engine.worker=2", "Unknown key 'engine.worker'. Did you mean 'engine.workers'?"),
+    ],
+)
+def test_mistake_with_ray_is_answered_in_one_line(override, expected):
+    with pytest.raises(ConfigurationError) as caught:
+        compose(["engine=ray", override])
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
 

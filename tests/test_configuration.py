@@ -2,6 +2,7 @@ import dataclasses
 import math
 
 import pytest
+from omegaconf import OmegaConf
 
 from fedfuse.configuration import (
     Component,
@@ -56,9 +57,12 @@ def plain():
 
 def test_defaults_of_the_inner_settings():
     assert OptimizerSettings() == OptimizerSettings(name="sgd", lr=0.1, momentum=0.5, weight_decay=0.0)
-    assert EngineSettings() == EngineSettings(runner="auto", precision="float32", threads=1, timeout=3600)
+    assert EngineSettings() == EngineSettings(
+        name="local", runner="auto", precision="float32", threads=1, timeout=3600, workers=None, address=None
+    )
     assert SplitSettings() == SplitSettings(global_test=0.2, validation=0.15, test=0.25)
-    assert TransferSettings(policy=PART).size == 300
+    assert TransferSettings(policy=PART) == TransferSettings(size=300, path=None, policy=PART)
+    assert configuration().tracking == ()
 
 
 def test_settings_are_frozen():
@@ -72,6 +76,9 @@ def test_file_gives_back_an_equal_configuration():
         fraction=1e-4,
         output="a directory: 'with' \"quotes\" # and more, é",
         privacy=(PART,),
+        tracking=(PART, PART),
+        transfer=TransferSettings(path="a transfer set: é.npz", policy=PART),
+        engine=EngineSettings(name="ray", runner="sequential", workers=3),
         share_facts=(),
         strategy=Component("two", "package.Two", {"text": "1e-3", "empty": "", "yes": "yes"}),
     )
@@ -79,11 +86,21 @@ def test_file_gives_back_an_equal_configuration():
     assert read == written
     assert isinstance(read.model, tuple)
     assert isinstance(read.share_facts, tuple)
+    assert isinstance(read.tracking, tuple)
     assert read.strategy.arguments["text"] == "1e-3"
 
 
 def test_plain_values_make_the_configuration():
     assert from_mapping(plain()) == configuration()
+
+
+def test_files_from_before_there_were_trackers_engines_and_transfer_files_can_still_be_read():
+    values = plain()
+    del values["tracking"], values["transfer"]["path"]
+    for name in ("name", "workers", "address"):
+        del values["engine"][name]
+    assert from_mapping(values) == configuration()
+    assert from_yaml(OmegaConf.to_yaml(values)) == configuration()
 
 
 @pytest.mark.parametrize(
@@ -147,6 +164,22 @@ def test_value_out_of_range_is_refused(changes, expected):
         ),
         (lambda: EngineSettings(threads=0), "threads must be a whole number of at least 1, not 0."),
         (lambda: EngineSettings(timeout=0), "timeout must be a number above 0, not 0."),
+        (lambda: EngineSettings(name="rai"), "name must be one of local, ray, not 'rai'. Did you mean 'ray'?"),
+        (lambda: EngineSettings(name="ray", workers=0), "workers must be a whole number of at least 1, not 0."),
+        (lambda: EngineSettings(name="ray", workers=True), "workers must be a whole number of at least 1, not True."),
+        (lambda: EngineSettings(name="ray", workers=1.5), "workers must be a whole number of at least 1, not 1.5."),
+        (lambda: EngineSettings(name="ray", address=""), "address must be text, not ''."),
+        (lambda: EngineSettings(name="ray", address=6379), "address must be text, not 6379."),
+        (
+            lambda: EngineSettings(name="ray", runner="stacked"),
+            "runner=stacked trains clients together; engine=ray sends them one by one.",
+        ),
+        (
+            lambda: EngineSettings(name="ray", workers=2, address="auto"),
+            "workers is for a Ray of the run's own; address names one that is running.",
+        ),
+        (lambda: TransferSettings(path="", policy=PART), "path must be text, not ''."),
+        (lambda: TransferSettings(path=3, policy=PART), "path must be text, not 3."),
         (lambda: TransferSettings(size=0, policy=PART), "size must be a whole number of at least 1, not 0."),
         (lambda: SplitSettings(global_test=1), "global_test must be a number between 0 and 1, not 1."),
         (lambda: SplitSettings(validation=0), "validation must be a number between 0 and 1, not 0."),
@@ -168,6 +201,9 @@ def test_inner_value_out_of_range_is_refused(make, expected):
 def test_bounds_themselves_are_allowed_where_they_are_said_to_be():
     configuration(fraction=1, min_clients=4, num_rounds=1)
     OptimizerSettings(momentum=0, weight_decay=0, lr=10**400)
+    EngineSettings(name="ray", runner="auto", workers=1)
+    EngineSettings(name="ray", runner="sequential", address="auto")
+    EngineSettings(name="local", runner="stacked")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +222,11 @@ def test_bounds_themselves_are_allowed_where_they_are_said_to_be():
         ("model", "one", "model must be a list, for example model=[a,b], not 'one'."),
         ("model", ["one"], "model[0] must be a mapping with the keys name, target, arguments, not 'one'."),
         ("privacy", [{"name": "one"}], "privacy[0].target is missing."),
+        ("tracking", [{"name": "one"}], "tracking[0].target is missing."),
+        ("tracking", "one", "tracking must be a list, for example tracking=[a,b], not 'one'."),
+        ("transfer.path", 3, "transfer.path must be text, not 3."),
+        ("engine.name", "rai", "engine.name must be one of local, ray, not 'rai'. Did you mean 'ray'?"),
+        ("engine.worker", 3, "Unknown key 'engine.worker'. Did you mean 'engine.workers'?"),
         ("share_facts", "num_examples", "share_facts must be a list"),
         ("split.test", 0.9, "split.validation (0.15) and test (0.9) together must stay below 1."),
     ],

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from fedfuse.knowledge import InvalidKnowledgeError, Knowledge
 from fedfuse.messages import ABSORB, DESCRIBE, SHARE, Description, Failure, Reply, Request, count_bytes
 
+RUN = "0123456789abcdef"
+
 
 @pytest.fixture(autouse=True)
 def task_identity(monkeypatch):
@@ -81,6 +83,7 @@ def test_every_kind_of_tensor_survives_bitwise(name):
 def test_a_request_survives():
     request = Request(
         round=12,
+        run=RUN,
         sends=("soft_labels", "prototypes"),
         facts=("num_examples",),
         rows=torch.tensor([0, 5, 2**40]),
@@ -88,7 +91,7 @@ def test_a_request_survives():
         fused_round=11,
     )
     received = Request.from_record(sent(request.to_record(), ABSORB))
-    assert (received.round, received.fused_round) == (12, 11)
+    assert (received.round, received.run, received.fused_round) == (12, RUN, 11)
     assert received.sends == ("soft_labels", "prototypes")
     assert received.facts == ("num_examples",)
     assert bits(received.rows) == bits(request.rows)
@@ -96,7 +99,7 @@ def test_a_request_survives():
 
 
 def test_an_empty_request_survives():
-    assert Request.from_record(sent(Request(round=1).to_record())) == Request(1, (), (), None, None, -1)
+    assert Request.from_record(sent(Request(round=1).to_record())) == Request(1, "-", (), (), None, None, -1)
 
 
 def test_no_fused_knowledge_and_fused_knowledge_of_no_carrier_differ():
@@ -187,7 +190,7 @@ def valid_reply():
 
 def valid_request():
     fused = {"soft_labels": {"soft_labels": torch.full((3, 4), 0.25)}}
-    return Request(1, ("soft_labels",), (), torch.arange(3), fused, 0).to_record()
+    return Request(1, RUN, ("soft_labels",), (), torch.arange(3), fused, 0).to_record()
 
 
 def valid_description():
@@ -241,7 +244,7 @@ def test_a_list_of_names_must_be_one(read, valid, entry, key, value):
     ("read", "valid", "entry", "keys"),
     [
         (Reply.from_record, valid_reply, "reply", ("client-id", "round", "transfer-digest")),
-        (Request.from_record, valid_request, "request", ("round", "sends", "facts", "fused-round", "carriers")),
+        (Request.from_record, valid_request, "request", ("round", "run", "sends", "facts", "fused-round", "carriers")),
         (
             Description.from_record,
             valid_description,
@@ -427,8 +430,13 @@ def test_bytes_of_all_records_are_counted():
     assert count_bytes(more) - count_bytes(less) == len("digest")
 
 
-def test_bytes_of_an_empty_request_can_be_counted():
-    assert 0 < count_bytes(Request(round=1).to_record()) < 200
+def test_bytes_of_a_request_for_nothing_can_be_counted():
+    assert 0 < count_bytes(Request(round=1, run=RUN).to_record()) < 200
+
+
+def test_bytes_of_a_request_of_no_run_can_be_counted():
+    no_run = count_bytes(Request(round=1).to_record())
+    assert count_bytes(Request(round=1, run=RUN).to_record()) - no_run == len(RUN) - len("-")
 
 
 def test_a_description_can_be_the_word_that_the_client_failed():

@@ -1,11 +1,16 @@
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
+import flwr
 import numpy as np
 import pytest
+import torch
 from records import client, record, rounds
 
+import fedfuse
 from fedfuse import results
 from fedfuse.errors import ConfigurationError
 from fedfuse.metrics import round_metrics
@@ -52,6 +57,17 @@ def test_an_explicit_output_that_holds_something_is_refused(tmp_path):
         results.create_directory(tmp_path, "knfu", "digits")
     with pytest.raises(ConfigurationError, match="not empty"):
         results.create_directory(tmp_path / "metrics.jsonl", "knfu", "digits")
+
+
+def test_software_is_what_is_installed_here():
+    assert results.software() == {
+        "fedfuse": fedfuse.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "flwr": flwr.__version__,
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "machine": os.uname().machine,
+    }
 
 
 def test_write_text_replaces_the_file_as_a_whole(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from fedfuse.errors import ConfigurationError, TooFewClientsError
 from fedfuse.messages import SHARE, Request
 from fedfuse.simulate import assemble, introduction, resume, simulate
 from fedfuse.summary import SUMMARY_FILE, read_summary
+from fedfuse.tracking.tracker import FEDERATED
 
 BASE = ["num_clients=3", "num_rounds=3", "transfer.size=40", "engine.runner=sequential"]
 BASE += ["learn.epochs=1", "learn.batch_size=64", "absorb.epochs=1", "model=[mlp_small,mlp_large]"]
@@ -57,7 +59,8 @@ def quick(request, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr("fedfuse.simulate.load_federation", federation_of)
     if "with_figures" not in request.node.name:
-        monkeypatch.setattr("fedfuse.simulate.draw_figures", lambda directory, summary: [])
+        monkeypatch.setattr("fedfuse.conclusion.draw_figures", lambda directory, summary: [])
+        monkeypatch.setattr("fedfuse.conclusion.write_report", lambda directory: directory)
 
 
 def without_seconds(value):
@@ -174,7 +177,7 @@ STOPS_IN_BASELINE = {
         {"target": REPLACE, "number": 4, "only": server_file_of_baseline},
         3,
     ),
-    "before-the-summary": ({"target": "fedfuse.simulate.write_summary"}, 3),
+    "before-the-summary": ({"target": "fedfuse.conclusion.write_summary"}, 3),
 }
 
 
@@ -376,6 +379,8 @@ def test_all_files_are_there_with_figures(tmp_path):
         "summary.json",
         "relevance.npz",
         "guarantees.json",
+        "software.json",
+        "report.html",
         "checkpoint/server.pt",
         "checkpoint/clients.pt",
         "figures/accuracy_by_round.png",
@@ -388,6 +393,9 @@ def test_all_files_are_there_with_figures(tmp_path):
         "local_only/checkpoint/clients.pt",
     }
     assert from_yaml((directory / "config.yaml").read_text()) == configuration_of("strategy=knfu", "num_rounds=2")
+
+    assert json.loads((directory / "software.json").read_text()) == results.software()
+    assert "This run has not ended" not in (directory / "report.html").read_text()
 
     simulation = assemble(configuration_of("strategy=knfu", "num_rounds=2"))
     summary = read_summary(directory)
@@ -421,7 +429,7 @@ def test_one_seed_gives_one_result_and_another_one_another_with_figures(tmp_path
     overrides = ["strategy=knfu", "num_rounds=2", "privacy=[noise]"]
     first, second = (simulate(configuration_of(*overrides), tmp_path / name) for name in ("first", "second"))
     assert outcome(first) == outcome(second)
-    timed = {"metrics.jsonl", "summary.json"}
+    timed = {"metrics.jsonl", "summary.json", "report.html"}
     for path in sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file()):
         if path.name not in timed and path.parent.name != FOLDER:
             assert (first / path).read_bytes() == (second / path).read_bytes(), path
@@ -533,6 +541,115 @@ def test_there_is_no_baseline_where_none_is_wanted_or_the_run_is_one(tmp_path, m
     assert not (tmp_path / "without" / results.LOCAL_ONLY).exists()
     assert not (tmp_path / "local" / results.LOCAL_ONLY).exists()
     assert read_summary(tmp_path / "without")["spread"]["local_only"] == {"personal": None, "general": None}
+
+
+# Who follows a run
+
+
+TOLD = []
+
+
+class Following:
+    """A tracker that notes what it is told."""
+
+    def begin(self, directory, configuration):
+        TOLD.append(("begin", directory, configuration))
+        return [f"follow it at {directory.name}"]
+
+    def round_finished(self, metrics, stage):
+        TOLD.append((stage, metrics))
+
+    def end(self, summary, figures):
+        TOLD.append(("end", summary, figures))
+
+
+@pytest.fixture
+def told():
+    """What the tracker `Following` is told in a test."""
+    TOLD.clear()
+    return TOLD
+
+
+def followed(parts, *overrides):
+    """Compose a configuration with a tracker of the user's own."""
+    (parts / "tracking").mkdir(parents=True, exist_ok=True)
+    (parts / "tracking" / "mine.yaml").write_text(f"_target_: {__name__}.Following\n")
+    return composition.compose([*BASE, "tracking=[mine]", *overrides], parts)
+
+
+def rounds_of(directory):
+    """The calls that tell a tracker of all rounds of a run and of its baseline."""
+    return [
+        (stage, metrics)
+        for stage, folder in ((FEDERATED, directory), (results.LOCAL_ONLY, directory / results.LOCAL_ONLY))
+        for metrics in results.read_metrics(folder)
+    ]
+
+
+def test_a_tracker_is_told_of_the_beginning_every_round_of_both_stages_and_the_end(told, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fedfuse.conclusion.draw_figures", lambda directory, summary: [directory / "a.png"])
+    configuration = followed(tmp_path / "parts", "strategy=fedmd", "seed=3", "num_rounds=2")
+    directory = simulate(configuration, tmp_path / "run")
+    first, *rounds, last = told
+    assert first == ("begin", directory, asdict(configuration))
+    assert first[2]["seed"] == 3
+    assert [(stage, metrics["round"]) for stage, metrics in rounds] == [
+        ("federated", 1),
+        ("federated", 2),
+        ("local_only", 1),
+        ("local_only", 2),
+    ]
+    assert rounds == rounds_of(directory)
+    assert last == ("end", read_summary(directory), [directory / "a.png"])
+    assert "follow it at run\n" in capsys.readouterr().out
+
+
+def test_a_tracker_of_a_run_without_a_baseline_is_told_of_one_stage(told, tmp_path):
+    directory = simulate(followed(tmp_path / "parts", "strategy=local", "num_rounds=2"), tmp_path / "run")
+    assert [call[0] for call in told] == ["begin", "federated", "federated", "end"]
+    assert told[1:3] == rounds_of(directory)
+
+
+@pytest.mark.parametrize(
+    ("stop", "rounds_told"),
+    [
+        ("in-the-first-learn", []),
+        ("after-the-line-of-metrics", ["federated"]),
+        ("after-absorb", ["federated"] * 2),
+        ("in-baseline", ["federated"] * 3 + ["local_only"]),
+    ],
+)
+def test_a_tracker_is_told_that_a_run_was_interrupted_and_of_all_rounds_by_its_resume(
+    stop, rounds_told, told, tmp_path, monkeypatch
+):
+    configuration, directory = followed(tmp_path / "parts", "strategy=fedavg", "model=[mlp_small]"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, **(STOPS | STOPS_IN_BASELINE)[stop][0])
+        with pytest.raises(KeyboardInterrupt):
+            simulate(configuration, directory)
+    assert [call[0] for call in told] == ["begin", *rounds_told, "end"]
+    assert told[-1] == ("end", None, ())
+    recorded = rounds_of(directory)
+    told.clear()
+    resume(directory)
+    assert told[0] == ("begin", directory, asdict(configuration))
+    assert told[1 : 1 + len(recorded)] == recorded
+    assert {(stage, metrics["round"]) for stage, metrics in told[1:-1]} == {
+        (stage, metrics["round"]) for stage, metrics in rounds_of(directory)
+    }
+    assert told[-1] == ("end", read_summary(directory), [])
+
+
+def test_a_tracker_is_told_that_a_run_failed(told, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedfuse.client.phases.learn", fail)
+    with pytest.raises(TooFewClientsError):
+        simulate(followed(tmp_path / "parts", "strategy=local"), tmp_path / "run")
+    assert told[1:] == [("end", None, ())]
+
+
+def test_a_run_with_a_tracker_has_the_results_of_one_without(told, tmp_path):
+    directory = simulate(followed(tmp_path / "parts", "strategy=knfu"), tmp_path / "run")
+    assert outcome(directory) == uninterrupted("strategy=knfu")
 
 
 # What a user is told

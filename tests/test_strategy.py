@@ -26,7 +26,7 @@ CLIENTS = (2, 3, 5, 9)
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    monkeypatch.setattr("fedfuse.simulate.draw_figures", lambda directory, summary: [])
+    monkeypatch.setattr("fedfuse.conclusion.draw_figures", lambda directory, summary: [])
 
 
 def batch(complete=False):

@@ -70,23 +70,23 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
 
 def _keep_running(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a SuperNode, and start it again when it fails: it may well be there before the server knows its key."""
-    while True:
-        process = subprocess.Popen(command, env=environment)
-        try:
-            with interrupted_by_sigterm():
+    with interrupted_by_sigterm():
+        while True:
+            process = subprocess.Popen(command, env=environment)
+            try:
                 code = process.wait()
-        except KeyboardInterrupt:
-            process.terminate()  # the keyboard's interrupt has reached it by itself, others have not
-            process.wait()
-            raise
-        if code != FAILED:
-            return code if code >= 0 else 128 - code
-        sys.stdout.write(
-            "The SuperNode ended; why, stands above (code 2004: the server does not know this key, or not yet). "
-            f"Starting it again in {SECONDS_BETWEEN_STARTS} s.\n"
-        )
-        sys.stdout.flush()
-        time.sleep(SECONDS_BETWEEN_STARTS)
+            except KeyboardInterrupt:
+                process.terminate()  # the keyboard's interrupt has reached it by itself, others have not
+                process.wait()
+                raise
+            if code != FAILED:
+                return code if code >= 0 else 128 - code
+            sys.stdout.write(
+                "The SuperNode ended; why, stands above (code 2004: the server does not know this key, or not yet). "
+                f"Starting it again in {SECONDS_BETWEEN_STARTS} s.\n"
+            )
+            sys.stdout.flush()
+            time.sleep(SECONDS_BETWEEN_STARTS)
 
 
 def _client_id(text: str | None) -> int:

@@ -10,7 +10,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedfuse import __version__
@@ -207,15 +207,16 @@ def _wait_for(process: "subprocess.Popen[bytes]", address: str, log: Path) -> No
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(SECONDS_TO_STOP)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+    """Ask all processes to end, and end those that do not; also when a second interrupt comes meanwhile."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(SECONDS_TO_STOP)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _register(key: Path, environment: dict[str, str]) -> None:

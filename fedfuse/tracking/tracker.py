@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from fedfuse.results import LOCAL_ONLY, read_metrics
 
@@ -55,6 +55,14 @@ class Trackers:
                     tracker.round_finished(metrics, stage)
 
         self._tell(begin)
+
+    def __enter__(self) -> Self:
+        """Follow a run for as long as the block lasts."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Tell those that have not been told of the end that the run was stopped."""
+        self.end(None)
 
     def round_finished(self, metrics: Mapping[str, Any], stage: str) -> None:
         """Tell all of a round."""

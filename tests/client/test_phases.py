@@ -89,7 +89,19 @@ def test_share_starts_from_the_newest_state_before_it_and_at_first_from_first_we
         store.save(client.client_id, generation, replace(first, absorbed_round=round))
     assert start_state(store, client, Generation(5, SHARED), settings).absorbed_round == 5
     assert start_state(store, client, Generation(9, SHARED), settings).absorbed_round == 5
+
+
+def test_share_does_not_begin_afresh_where_only_later_states_are_kept(store, cohort, make_settings):
+    client, settings = cohort[1], make_settings()
+    store.save(client.client_id, Generation(4, SHARED), replace(first_state(client, settings), absorbed_round=3))
+    # The first message again: the state that it began from was not one of the store.
     assert start_state(store, client, Generation(4, SHARED), settings).absorbed_round == -1
+    store.save(client.client_id, Generation(4, ABSORBED), first_state(client, settings))
+    for round in (3, 4):
+        with pytest.raises(MissingStateError, match=r"^client 1 is at .*4.*, and what it was before .* is not kept$"):
+            start_state(store, client, Generation(round, SHARED), settings)
+    # Another client's states are no reason.
+    start_state(store, cohort[2], Generation(3, SHARED), settings)
 
 
 def test_absorb_starts_from_the_share_of_its_own_round_and_from_nothing_else(store, cohort, make_settings):

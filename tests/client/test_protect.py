@@ -63,6 +63,25 @@ def test_rows_and_other_carriers_are_left_alone(client, make_settings, share_req
     assert not protected["soft_labels"]["soft_labels"].any()
 
 
+@pytest.mark.parametrize("carriers", [(), ("weights",)])
+def test_a_protector_of_what_is_not_expressed_has_nothing_to_do(client, make_settings, share_request, carriers):
+    spy = Spy(torch.zeros_like)
+    settings = make_settings(protectors=(spy, Swing()))
+    expressed = {carrier: expressed_of()[carrier] for carrier in carriers}
+    assert protect(client, first_state(client, settings), expressed, share_request(), settings) == expressed
+    assert spy.seen == []
+
+
+def test_a_protector_that_has_nothing_to_do_changes_no_other_ones_noise(client, make_settings, share_request):
+    idle, busy, alone = Spy(), Spy(), Spy()
+    idle.carrier = "prototypes"
+    for protectors in ((idle, busy), (Spy(), alone)):
+        settings = make_settings(protectors=protectors)
+        protect(client, first_state(client, settings), expressed_of(), share_request(), settings)
+    assert idle.draws == []
+    assert busy.draws == alone.draws
+
+
 def test_noise_is_a_stream_of_its_own_for_each_position_client_round_and_seed(
     make_clients, make_settings, share_request
 ):

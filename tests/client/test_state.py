@@ -107,6 +107,15 @@ def test_the_newest_generation_before_another_is_found_whatever_its_distance(sto
     assert value_of(store.load_before(0, Generation(1000, SHARED))) == 91
 
 
+def test_the_newest_generation_is_that_of_the_client_and_can_go_back(store):
+    assert store.newest(0) is None
+    for moment in (Generation(2, ABSORBED), Generation(10, SHARED), Generation(9, ABSORBED), Generation(9, SHARED)):
+        store.save(0, moment, state_of(1))
+        assert store.newest(0) == moment
+    store.save(1, Generation(3, SHARED), state_of(1))
+    assert (store.newest(0), store.newest(1), store.newest(2)) == (Generation(9, SHARED), Generation(3, SHARED), None)
+
+
 def test_the_last_two_generations_are_kept(store):
     moments = [Generation(1, SHARED), Generation(1, ABSORBED), Generation(2, SHARED), Generation(10, SHARED)]
     for number, moment in enumerate(moments):

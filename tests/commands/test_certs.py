@@ -157,11 +157,19 @@ def test_mistakes_end_with_code_2_and_one_line(words, expected, capsys):
     assert not any(path.is_file() for path in Path().rglob("*"))
 
 
-def test_unknown_action_names_the_valid_ones(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["certs", "inti"])
-    assert stopped.value.code == 2
-    assert "'init', 'node', 'show'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["inti"], "Argument {init,node,show}: invalid choice: 'inti' (choose from 'init', 'node', 'show')."),
+        ([], "The following arguments are required: {init,node,show}."),
+    ],
+)
+def test_unknown_or_missing_action_names_the_valid_ones_in_one_line(words, expected, capsys):
+    assert main(["certs", *words]) == 2
+    output = capsys.readouterr()
+    assert output.err == f"fedfuse: error: {expected} See fedfuse certs --help.\n"
+    assert output.out == ""
+    assert not any(Path().iterdir())
 
 
 def test_examples_of_the_help_work(capsys):

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from fedfuse.configuration import SplitSettings
-from fedfuse.data.federation import Federation, Shared, TransferSet, deal, federate, split_by_label
+from fedfuse.data.federation import (
+    ClientData,
+    Federation,
+    Shared,
+    TransferSet,
+    check_shape,
+    deal,
+    federate,
+    split_by_label,
+    split_client,
+)
 from fedfuse.data.partition import dirichlet, iid
 from fedfuse.data.samples import LabelledData, Samples
 from fedfuse.errors import ConfigurationError
@@ -24,10 +34,13 @@ def numbered_data(class_sizes):
     return LabelledData(Samples(inputs, labels), tuple("abcdefghij"[: len(class_sizes)]))
 
 
-def federation_of(seed=0, partition=iid, num_clients=4, transfer_size=30, class_sizes=(100, 60, 40), **options):
+def dealt_of(seed=0, partition=iid, num_clients=4, transfer=30, class_sizes=(100, 60, 40), **options):
     share_out = partial(partition, num_clients=num_clients, seed=seed, **options)
-    dealt = deal(numbered_data(class_sizes), share_out, transfer_size, SplitSettings(), seed)
-    return federate(dealt, SplitSettings(), seed)
+    return deal(numbered_data(class_sizes), share_out, transfer, SplitSettings(), seed)
+
+
+def federation_of(seed=0, **options):
+    return federate(dealt_of(seed, **options), SplitSettings(), seed)
 
 
 def numbers(inputs):
@@ -109,7 +122,7 @@ def test_fractions_that_are_no_shares_of_a_whole_are_refused(fractions):
         split([0, 1], fractions)
 
 
-# federate
+# deal and federate
 
 
 @pytest.mark.parametrize("partition", [iid, dirichlet])
@@ -131,7 +144,7 @@ def test_set_sizes():
 
 @pytest.mark.parametrize("transfer_size", [1, 7, 100, 130])
 def test_the_transfer_set_has_exactly_the_size_asked_for(transfer_size):
-    federation = federation_of(num_clients=1, transfer_size=transfer_size, class_sizes=[25] * 7 + [7, 1, 1])
+    federation = federation_of(num_clients=1, transfer=transfer_size, class_sizes=[25] * 7 + [7, 1, 1])
     assert len(federation.shared.transfer) == transfer_size
 
 
@@ -151,7 +164,7 @@ def test_labels_stay_with_their_inputs():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_clients_three_sets_have_its_own_label_mix(seed):
-    federation = federation_of(seed, dirichlet, alpha=0.2, class_sizes=(300, 300, 300, 300))
+    federation = federation_of(seed, partition=dirichlet, alpha=0.2, class_sizes=(300, 300, 300, 300))
     counts = federation.label_counts()
     assert (counts.max(axis=1) > 0.4 * counts.sum(axis=1)).any()
     for client, own in zip(federation.clients, counts, strict=True):
@@ -171,11 +184,12 @@ def test_the_seed_decides_the_federation():
     first, again, other = (federation_of(seed) for seed in (1, 1, 2))
     assert sets_of(first) == sets_of(again)
     assert all(set(one) != set(two) for one, two in zip(sets_of(first), sets_of(other), strict=True))
-    assert first.transfer.digest == again.transfer.digest != other.transfer.digest
+    digests = [federation.shared.transfer.digest for federation in (first, again, other)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_the_labels_of_the_transfer_set_are_not_reachable():
-    transfer = federation_of().transfer
+    transfer = federation_of().shared.transfer
     assert [field.name for field in fields(transfer)] == ["inputs"]
     assert list(vars(transfer)) == ["inputs"]
     assert transfer.inputs.dtype == torch.float32
@@ -186,16 +200,87 @@ def test_label_counts_cover_a_clients_three_sets():
     one, two = (Samples(torch.zeros(n, 1), torch.full((n,), n)) for n in (1, 2))
     zeros = Samples(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))
     federation = federation_of()
-    client = type(federation.clients[0])(train=one, validation=two, test=zeros)
+    client = ClientData(train=one, validation=two, test=zeros)
     small = Federation(Shared(federation.shared.transfer, zeros, ("a", "b", "c", "d")), (client, client))
-    assert small.num_classes == 4
+    assert small.shared.num_classes == 4
     assert small.label_counts().tolist() == [[3, 1, 2, 0]] * 2
+
+
+def test_what_is_dealt_to_a_client_is_what_its_three_sets_are_made_of():
+    dealt, federation = dealt_of(), federation_of()
+    assert [len(samples) for samples in dealt.clients] == [33, 33, 32, 32]
+    for samples, client in zip(dealt.clients, federation.clients, strict=True):
+        own = [number for one in (client.train, client.validation, client.test) for number in numbers(one.inputs)]
+        assert sorted(own) == sorted(numbers(samples.inputs))
+    assert dealt.shared.transfer.digest == federation.shared.transfer.digest
+    assert dealt.shared.class_names == federation.shared.class_names == ("a", "b", "c")
+
+
+def test_a_client_splits_its_samples_alone_as_the_whole_federation_does():
+    samples, federation = dealt_of().clients[2], federation_of()
+
+    def training(client, seed=0, fractions=SplitSettings()):  # noqa: B008 it is frozen
+        return numbers(split_client(client, samples, fractions, seed).train.inputs)
+
+    alone = split_client(2, samples, SplitSettings(), 0)
+    for name in ("train", "validation", "test"):
+        own, expected = getattr(alone, name), getattr(federation.clients[2], name)
+        assert (numbers(own.inputs), own.labels.tolist()) == (numbers(expected.inputs), expected.labels.tolist())
+    # Nobody else's draws, and other ones with every seed.
+    assert training(2) != training(1)
+    assert training(2) != training(2, seed=1)
+    assert len(training(2, fractions=SplitSettings(validation=0.25, test=0.25))) == 16
+
+
+def test_for_a_transfer_set_from_elsewhere_no_sample_of_the_data_is_given_away():
+    elsewhere = TransferSet(torch.full((7, 1), -1.0))
+    federation = federation_of(transfer=elsewhere)
+    assert federation.shared.transfer is elsewhere
+    *own, transfer = sets_of(federation)
+    assert transfer == [-1] * 7
+    assert sorted(chain.from_iterable(own)) == list(range(200))
+    assert federation.label_counts().sum() == 160
+    # What tests everybody does not depend on the transfer set.
+    assert numbers(federation.shared.global_test.inputs) == numbers(federation_of().shared.global_test.inputs)
+
+
+def test_a_transfer_set_from_elsewhere_may_be_larger_than_the_data():
+    assert len(federation_of(transfer=TransferSet(torch.zeros(500, 1))).shared.transfer) == 500
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 1), ()])
+def test_a_transfer_set_of_samples_of_another_shape_is_refused(shape):
+    other = TransferSet(torch.zeros(7, *shape))
+    for refuse in (lambda: dealt_of(transfer=other), lambda: check_shape(other, dealt_of().clients[0])):
+        with pytest.raises(ConfigurationError) as caught:
+            refuse()
+        assert str(caught.value) == (
+            f"The samples of the transfer set are of shape {list(shape)}, those of the data of [1]."
+        )
+    check_shape(TransferSet(torch.zeros(7, 1)), dealt_of().clients[0])
+
+
+def test_casting_changes_all_inputs_and_nothing_else():
+    federation = federation_of()
+    shared, client = federation.shared.to(torch.float64), federation.clients[0].to(torch.float64)
+    pairs = [
+        (shared.transfer.inputs, federation.shared.transfer.inputs),
+        (shared.global_test.inputs, federation.shared.global_test.inputs),
+        *((getattr(client, name).inputs, getattr(federation.clients[0], name).inputs) for name in vars(client)),
+    ]
+    assert len(pairs) == 5
+    for cast, original in pairs:
+        assert cast.dtype == torch.float64
+        assert torch.equal(cast.float(), original)
+    assert shared.class_names == ("a", "b", "c")
+    assert torch.equal(client.test.labels, federation.clients[0].test.labels)
+    assert Shared(federation.shared.transfer, None, ("a", "b")).to(torch.float64).global_test is None
 
 
 @pytest.mark.parametrize("transfer_size", [0, 160])
 def test_a_transfer_set_that_cannot_be_is_refused(transfer_size):
     with pytest.raises(ConfigurationError, match=f"transfer.size={transfer_size} must be at least 1 and less than 160"):
-        federation_of(transfer_size=transfer_size)
+        federation_of(transfer=transfer_size)
 
 
 def test_a_client_with_an_empty_set_is_named():

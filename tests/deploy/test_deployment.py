@@ -1,4 +1,4 @@
-"""A whole deployment on this machine, with the commands that a user types: TLS, keys, three clients, one of them killed."""
+"""A whole deployment on this machine, by the commands that a user types: TLS, keys, three clients, one killed."""
 
 import contextlib
 import os

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ from fedfuse.configuration import from_yaml
 from fedfuse.errors import ConfigurationError
 from fedfuse.metrics import LeftOut
 from fedfuse.report.html import write_report
+from fedfuse.results import write_text
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -172,6 +174,22 @@ def test_the_command_that_repeats_a_run_composes_its_configuration(make_run):
     assert words[:2] == ["fedfuse", "run"]
     recorded = from_yaml((directory / "config.yaml").read_text())
     assert compose([*words[2:], "output='a b'"]) == recorded
+
+
+def test_what_the_run_ran_with_is_told_and_not_what_is_installed_now(make_run):
+    directory = make_run()
+    software = {"fedfuse": "0.0.7", "torch": "1.2.3+mine", "machine": NASTY}
+    write_text(directory, "software.json", json.dumps(software))
+    told = report(directory).partition("<p>It ran with:</p>")[2]
+    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", told)
+    assert facts == [("fedfuse", "0.0.7"), ("torch", "1.2.3+mine"), ("machine", html.escape(NASTY))]
+
+
+def test_of_a_run_without_its_versions_none_are_told(make_run):
+    directory = make_run()
+    assert "It ran with:" not in report(directory)
+    write_text(directory, "software.json", "{}\n")
+    assert "It ran with:" not in report(directory)
 
 
 def test_a_run_with_a_checkpoint_can_go_on(make_run):

@@ -5,6 +5,7 @@ import pytest
 
 from fedfuse.errors import ConfigurationError
 from fedfuse.report.recorded_run import is_run, read_run
+from fedfuse.results import SOFTWARE_FILE, write_text
 
 
 def test_a_finished_run_is_what_its_summary_says(make_run):
@@ -58,6 +59,7 @@ def test_a_run_before_its_first_round_has_its_configuration_only(make_run):
             path.unlink()
     run = read_run(directory)
     assert (run.metrics, run.clients, run.relevance, run.guarantees) == ([], [], None, None)
+    assert run.software == {}
     assert not run.is_finished
 
 
@@ -76,6 +78,13 @@ def test_it_was_recorded_when_its_last_round_was(make_run):
     assert read_run(directory).last_recorded == datetime.fromtimestamp(1_000_000_000)
 
 
+def test_what_it_ran_with_is_what_was_written_when_it_began(make_run):
+    directory = make_run()
+    assert read_run(directory).software == {}
+    write_text(directory, SOFTWARE_FILE, '{"torch": "1.2.3", "fedfuse": "0.0.7"}')
+    assert list(read_run(directory).software.items()) == [("torch", "1.2.3"), ("fedfuse", "0.0.7")]
+
+
 def test_other_directories_are_no_runs(tmp_path):
     assert not is_run(tmp_path)
     with pytest.raises(ConfigurationError, match=r"no config\.yaml: it is not the directory of a run"):
@@ -91,6 +100,8 @@ def test_other_directories_are_no_runs(tmp_path):
         ("summary.json", "{"),
         ("relevance.npz", "PK"),
         ("guarantees.json", "\udcff"),
+        ("software.json", "{"),
+        ("software.json", "\udcff"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(make_run, name, content):
