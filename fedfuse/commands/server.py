@@ -10,6 +10,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from fedfuse.report.overrides import overrides_of
 
 OPTIONS = ("--host", "--port", "--certificates", "--insecure", "--state", "--app", "--help")
 SECONDS_TO_START, SECONDS_TO_STOP = 60, 10
+REGISTERED_AT_ONCE = 4
 RESUME = "resume="
 
 
@@ -78,8 +80,7 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
     command = flower.superlink(arguments.host, port, state / "superlink.db", tls)
     try:
         with interrupted_by_sigterm(), _superlink(command, environment, state / "superlink.log", address):
-            for key in keys:
-                _register(key, environment)
+            _register_all(keys, environment)
             before = _runs(environment)
             _show(flower.submit(app, overrides))
             subprocess.run(flower.submit(app, overrides), env=environment, check=False)
@@ -219,10 +220,17 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
+def _register_all(keys: Sequence[Path], environment: dict[str, str]) -> None:
+    """Let nodes in, a few at a time: each is a process that takes more than a second to start."""
+    for key in keys:
+        _show(flower.register(key))
+    with ThreadPoolExecutor(REGISTERED_AT_ONCE) as executor:
+        for _ in executor.map(lambda key: _register(key, environment), keys):
+            pass
+
+
 def _register(key: Path, environment: dict[str, str]) -> None:
-    command = flower.register(key)
-    _show(command)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(flower.register(key), env=environment, capture_output=True, text=True, check=False)
     output = " ".join((done.stdout + done.stderr).split())
     if done.returncode != 0 and "already in use" not in output:
         raise FedfuseError(f"Flower does not let {key} in: {output}")

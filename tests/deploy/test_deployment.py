@@ -23,7 +23,7 @@ from fedfuse.simulate import assemble
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 150  # seconds for any one step, on a machine that has much else to do
-TIMEOUT = 30  # seconds after which the server gives a client up
+TIMEOUT = 24  # seconds after which the server gives a client up
 KILLED = 2
 BASE = ["num_clients=3", "learn.epochs=1", "absorb.epochs=1", "transfer.size=60", "model=[mlp_small,cnn_small]"]
 
