@@ -1,5 +1,6 @@
-"""A small federation for tests: ragged clients, two perceptrons and a convolutional network, three classes."""
+"""A small federation for tests, of ragged clients with three models and three classes; a browser for reports."""
 
+import shutil
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -25,6 +26,8 @@ torch.set_num_threads(1)
 INPUT_SHAPE = (1, 4, 4)
 CLASS_NAMES = ("circle", "square", "star")
 NUM_TRANSFER = 10
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="session")
@@ -159,3 +162,24 @@ def simulation(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "fedfuse.simulate", module)
     return calls
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Open a headless Chromium without a network; it is gone at the end, and all that it started."""
+    if CHROMIUM is None or CHROMEDRIVER is None:
+        pytest.skip("chromium or chromedriver is not installed")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(executable_path=CHROMEDRIVER))
+    driver.execute_cdp_cmd("Network.enable", {})
+    driver.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+    )
+    yield driver
+    driver.quit()

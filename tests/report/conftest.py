@@ -1,6 +1,4 @@
-"""Directories of runs as a run leaves them, and a browser to read their reports with."""
-
-import shutil
+"""Directories of runs as a run leaves them, and a pointer to read their reports with."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from fedfuse.configuration import to_yaml
 from fedfuse.results import LOCAL_ONLY, append_round, write_text
 from fedfuse.summary import ClientFacts, write_summary
 
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 NO_GUARANTEE = '{"protectors": [], "differential_privacy": false, "summary": "No differential privacy is guaranteed."}'
 
 
@@ -55,27 +52,6 @@ def make_run(tmp_path):
 
 def _accuracy(tenths, known):
     return (tenths % 10) / 10 if known else None
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Open a headless Chromium without a network; it is gone at the end, and all that it started."""
-    if CHROMIUM is None or CHROMEDRIVER is None:
-        pytest.skip("chromium or chromedriver is not installed")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(executable_path=CHROMEDRIVER))
-    driver.execute_cdp_cmd("Network.enable", {})
-    driver.execute_cdp_cmd(
-        "Network.emulateNetworkConditions",
-        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
-    )
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
