@@ -60,7 +60,11 @@ def create_directory(output: Path | None, strategy: str, data: str) -> Path:
             )
         output.mkdir(parents=True, exist_ok=True)
         return output
-    parent = Path("outputs", _path_name(strategy), _path_name(data))
+    return new_directory(Path("outputs", _path_name(strategy), _path_name(data)))
+
+
+def new_directory(parent: Path) -> Path:
+    """Make a directory that nobody else has, named by the time: ``<YYYY-MM-DD_HH-MM-SS>-<n>``."""
     parent.mkdir(parents=True, exist_ok=True)
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     number = 1

@@ -6,14 +6,13 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fedfuse.composition import compose, expand
 from fedfuse.configuration import Configuration, to_yaml
 from fedfuse.errors import ConfigurationError
-from fedfuse.results import write_text
+from fedfuse.results import is_new_or_empty, new_directory, write_text
 
 PLAN_FILE = "plan.json"
 RUNS = "runs"
@@ -148,7 +147,7 @@ def open_directory(plan: Plan, output: Path | None) -> Path:
         If ``output`` holds anything but this comparison.
     """
     if output is None:
-        output = _new_directory()
+        output = new_directory(Path("outputs", "compare"))
     elif (output / PLAN_FILE).is_file():
         begun = read_plan(output)
         if (begun.words, begun.config_dir) != (plan.words, plan.config_dir):
@@ -157,7 +156,7 @@ def open_directory(plan: Plan, output: Path | None) -> Path:
                 f"resume={output} to continue that one, or name another directory."
             )
         return output
-    elif output.exists() and not (output.is_dir() and next(output.iterdir(), None) is None):
+    elif not is_new_or_empty(output):
         raise ConfigurationError(f"output={output} exists and holds no comparison: name another directory.")
     write_text(output, PLAN_FILE, json.dumps(asdict(plan), indent=2) + "\n")
     return output
@@ -272,18 +271,3 @@ def _budget_notes(runs: Sequence[Run]) -> list[str]:
     if not budget:
         return []
     return [f"The settings differ in their budget ({', '.join(budget)}): compare methods within a setting only."]
-
-
-def _new_directory() -> Path:
-    parent = Path("outputs", "compare")
-    parent.mkdir(parents=True, exist_ok=True)
-    time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    number = 1
-    while True:
-        directory = parent / f"{time}-{number}"
-        try:
-            directory.mkdir(exist_ok=False)  # atomic: of two that try the same name, one gets it
-        except FileExistsError:
-            number += 1
-        else:
-            return directory
