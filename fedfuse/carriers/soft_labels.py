@@ -85,13 +85,14 @@ def stack(tensors: Sequence[Tensors], expected: Sequence[Expectation]) -> Tensor
     Returns
     -------
     Tensors
-        ``soft_labels`` ``[N, M, C]``, zero in rows that a client did not answer, and ``mask`` ``[N, M]``.
+        ``soft_labels`` ``[N, M, C]``, not negative, zero in rows that a client did not answer, and ``mask`` ``[N, M]``.
     """
     first = expected[0]
     soft_labels = tensors[0]["soft_labels"].new_zeros(len(tensors), first.num_transfer, first.num_classes)
     mask = torch.zeros(len(tensors), first.num_transfer, dtype=torch.bool)
     for position, (own, known) in enumerate(zip(tensors, expected, strict=True)):
-        soft_labels[position, known.rows] = own["soft_labels"].to(soft_labels.dtype)
+        # Rounding may have left a probability just below zero, of which a strategy must not take the logarithm.
+        soft_labels[position, known.rows] = own["soft_labels"].to(soft_labels.dtype).clamp_min(0)
         mask[position, known.rows] = True
     return {"soft_labels": soft_labels, "mask": mask}
 

@@ -213,6 +213,12 @@ def test_stacking_puts_every_row_in_its_place_and_masks_the_others(expect):
         assert not stacked["soft_labels"][client, ~stacked["mask"][client]].any()
 
 
+def test_what_rounding_left_below_zero_is_stacked_as_zero(expect):
+    rounded = torch.tensor([[1.0005, -0.0005, 0.0]]).expand(10, 3)
+    stacked = soft_labels.stack([{"soft_labels": rounded}], [expect(torch.arange(10))])
+    assert stacked["soft_labels"][0].tolist() == 10 * [[pytest.approx(1.0005), 0.0, 0.0]]
+
+
 # -- absorb ------------------------------------------------------------------------------------------------------------
 
 
