@@ -6,6 +6,7 @@ formulas below are ours and do not reproduce its equation (8).
 
 import math
 
+import torch
 from torch import Tensor, softmax
 
 from fedfuse.fusion import pairwise_divergence
@@ -29,20 +30,30 @@ class KnFu(FusionStrategy):
     divergence : str
         D: ``"js"`` (the default, the best of the three on validation data of the digits at alpha 0.5), ``"l2"``, or
         ``"kl"``, which is almost local-only under strong label skew.
+    prior_correction : bool
+        Whether to divide each EPD by the mean EPD of all clients (and make it sum to one again), so that what all
+        answer alike, such as the classes of which the transfer set has most, says nothing about a client.
     """
 
     sends = returns = frozenset({"soft_labels"})
 
-    def __init__(self, beta: float = 10.0, divergence: str = "js") -> None:
+    def __init__(self, beta: float = 10.0, divergence: str = "js", prior_correction: bool = False) -> None:
         if not (math.isfinite(beta) and beta >= 0):
             raise ValueError(f"beta={beta} must be finite and not negative")
         if divergence not in DIVERGENCES:
             raise ValueError(f"divergence={divergence!r} must be one of {', '.join(DIVERGENCES)}")
         self.beta = beta
         self.divergence = divergence
+        self.prior_correction = prior_correction
 
     def relate(self, knowledge: KnowledgeBatch) -> Tensor:
         """Return the relevance of every client for every client, ``[N, N]``."""
-        answered = knowledge.mask.sum(1, keepdim=True).clamp_min(1)
-        epd = knowledge.soft_labels.sum(1) / answered
+        soft_labels, mask = knowledge.soft_labels, knowledge.mask
+        answered = mask.sum(1, keepdim=True).clamp_min(1)
+        epd = torch.einsum("nmc,nm->nc", soft_labels, mask.to(soft_labels.dtype)) / answered
+        if self.prior_correction:
+            # A class that nobody answers with, and a client without an answer, stay zero.
+            smallest = torch.finfo(epd.dtype).tiny
+            epd = epd / epd.mean(0).clamp_min(smallest)
+            epd = epd / epd.sum(1, keepdim=True).clamp_min(smallest)
         return softmax(-self.beta * pairwise_divergence(epd, self.divergence), dim=1)

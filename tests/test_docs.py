@@ -47,3 +47,10 @@ def test_blocks_of_toml_are_toml():
     for document in DOCUMENTS:
         for block in re.findall(r"```toml\n(.*?)```", document.read_text(), re.DOTALL):
             tomllib.loads(block)
+
+
+def test_every_strategy_is_in_the_table_of_methods():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    shipped = {path.stem for path in (ROOT / "configs" / "strategy").glob("*.yaml")} - {"custom"}
+    assert named == shipped

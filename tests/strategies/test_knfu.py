@@ -37,6 +37,7 @@ def test_soft_labels_travel_both_ways_and_beta_is_that_of_the_paper():
     assert KnFu.sends == KnFu.returns == {"soft_labels"}
     assert KnFu.needs == frozenset()
     assert (KnFu().beta, KnFu().divergence, KnFu().space) == (10.0, "js", "probability")
+    assert KnFu().prior_correction is False
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -100,16 +101,18 @@ def test_nearer_neighbours_are_heard_more():
     number=st.integers(1, 8),
     beta=st.floats(0, 1000),
     divergence=st.sampled_from(DIVERGENCES),
+    prior_correction=st.booleans(),
 )
-def test_relevance_sums_to_one_and_results_follow_the_clients(seed, number, beta, divergence):
+def test_relevance_sums_to_one_and_results_follow_the_clients(seed, number, beta, divergence, prior_correction):
     soft_labels = random_soft_labels(number, 3, 4, seed=seed)
-    fused = KnFu(beta, divergence).fuse(batch(soft_labels), None)
+    strategy = KnFu(beta, divergence, prior_correction)
+    fused = strategy.fuse(batch(soft_labels), None)
     assert (fused.relevance >= 0).all()
     torch.testing.assert_close(fused.relevance.sum(1), torch.ones(number, dtype=torch.float64), rtol=0, atol=1e-12)
     assert (fused.relevance.diagonal() >= fused.relevance.amax(1) - 1e-12).all()
 
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
-    permuted = KnFu(beta, divergence).fuse(batch(soft_labels[order]), None)
+    permuted = strategy.fuse(batch(soft_labels[order]), None)
     torch.testing.assert_close(fused_labels(permuted), fused_labels(fused)[order], rtol=0, atol=1e-9)
     torch.testing.assert_close(permuted.relevance, fused.relevance[order][:, order], rtol=0, atol=1e-9)
 
@@ -132,10 +135,52 @@ def test_the_mean_answer_is_over_the_rows_that_were_answered(divergence):
     torch.testing.assert_close(subset, KnFu(5.0, divergence).relate(batch(soft_labels[:, [0, 2]])), rtol=0, atol=1e-14)
 
 
-def test_a_client_without_an_answer_breaks_nothing():
+@pytest.mark.parametrize("prior_correction", [False, True])
+def test_a_client_without_an_answer_breaks_nothing(prior_correction):
     mask = torch.tensor([[True, True], [False, False]])
-    fused = KnFu().fuse(batch(random_soft_labels(2, 2, 3) * mask.view(2, 2, 1), mask), None)
+    strategy = KnFu(prior_correction=prior_correction)
+    fused = strategy.fuse(batch(random_soft_labels(2, 2, 3) * mask.view(2, 2, 1), mask), None)
     assert torch.isfinite(fused_labels(fused)).all()
+
+
+@pytest.mark.parametrize("prior_correction", [False, True])
+def test_what_was_not_answered_counts_for_nothing(prior_correction):
+    mask = torch.tensor([[True, True, False], [True, False, True]])
+    soft_labels = random_soft_labels(2, 3, 4)
+    strategy = KnFu(prior_correction=prior_correction)
+    zero = strategy.fuse(batch(torch.where(mask.unsqueeze(2), soft_labels, 0.0), mask), None)
+    garbage = strategy.fuse(batch(torch.where(mask.unsqueeze(2), soft_labels, 1e6), mask), None)
+    assert torch.equal(garbage.relevance, zero.relevance)
+    assert torch.equal(fused_labels(garbage), fused_labels(zero))
+
+
+def test_prior_correction_in_numbers():
+    # The EPDs (0.8, 0.2) and (0.4, 0.6) have the mean (0.6, 0.4): divided by it they are (4/3, 1/2) and (2/3, 3/2).
+    soft_labels = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]]], dtype=torch.float64)
+    distance = 2 * (0.999 * (8 / 11 - 4 / 13)) ** 2
+    own = 1 / (1 + math.exp(-3 * distance))
+    relevance = KnFu(3.0, "l2", prior_correction=True).relate(batch(soft_labels))
+    assert relevance.flatten().tolist() == pytest.approx([own, 1 - own, 1 - own, own])
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_prior_correction_takes_out_what_all_answer_alike(divergence):
+    # Both pairs stand to each other as 3 to 1 in one class and 1 to 3 in another, whatever the third class holds.
+    rare = torch.tensor([[0.03, 0.01, 0.96], [0.01, 0.03, 0.96]], dtype=torch.float64).unsqueeze(1)
+    common = torch.tensor([[0.3, 0.1, 0.6], [0.1, 0.3, 0.6]], dtype=torch.float64).unsqueeze(1)
+    corrected = KnFu(2.0, divergence, prior_correction=True)
+    torch.testing.assert_close(corrected.relate(batch(rare)), corrected.relate(batch(common)), rtol=0, atol=1e-12)
+    plain = KnFu(2.0, divergence)
+    assert plain.relate(batch(rare))[0, 0] < plain.relate(batch(common))[0, 0] - 0.01
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_with_prior_correction_clients_that_agree_listen_to_each_other_alike(divergence):
+    soft_labels = random_soft_labels(1, 6, 4).expand(5, 6, 4).clone()
+    soft_labels[:, :, 2] = 0  # a class that nobody answers with
+    soft_labels /= soft_labels.sum(2, keepdim=True)
+    relevance = KnFu(10.0, divergence, prior_correction=True).relate(batch(soft_labels))
+    torch.testing.assert_close(relevance, torch.full((5, 5), 0.2, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
