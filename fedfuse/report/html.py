@@ -173,8 +173,12 @@ def _promise(guarantee: Mapping[str, Any]) -> str:
 
 def _repeat(run: RecordedRun, directory: Path) -> Html:
     blocks = []
-    if (directory / "checkpoint").is_dir():
-        words = ["fedfuse", "run", f"resume={directory}"]
+    checkpoint = directory / "checkpoint"
+    # Real clients keep their states on their own machines, so that no checkpoint of the server's has any.
+    deployed = checkpoint.is_dir() and not any((checkpoint / clients).exists() for clients in ("clients.pt", "clients"))
+    command = "server" if deployed else "run"
+    if checkpoint.is_dir():
+        words = ["fedfuse", command, f"resume={directory}"]
         if run.is_finished:
             words.append(f"num_rounds={2 * run.configuration.num_rounds}")
             blocks.append(page.paragraph("To go on where it stopped, up to a later round:"))
@@ -191,7 +195,7 @@ def _repeat(run: RecordedRun, directory: Path) -> Html:
         )
     else:
         blocks.append(page.paragraph("To run the same from the start, in a new directory:"))
-        blocks.append(page.code(shlex.join(["fedfuse", "run", *overrides])))
+        blocks.append(page.code(shlex.join(["fedfuse", command, *overrides])))
     if run.software:
         blocks += [page.paragraph("It ran with:"), page.facts(list(run.software.items()))]
     return page.join(*blocks)

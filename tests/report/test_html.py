@@ -195,9 +195,18 @@ def test_of_a_run_without_its_versions_none_are_told(make_run):
 def test_a_run_with_a_checkpoint_can_go_on(make_run):
     directory = make_run(num_rounds=2)
     (directory / "checkpoint").mkdir()
+    (directory / "checkpoint" / "clients.pt").touch()
     assert commands(report(directory))[0] == ["fedfuse", "run", f"resume={directory}", "num_rounds=4"]
     (directory / "summary.json").unlink()
     assert commands(report(directory))[0] == ["fedfuse", "run", f"resume={directory}"]
+
+
+def test_a_run_whose_clients_keep_their_own_states_goes_on_with_them(make_run):
+    directory = make_run(num_rounds=2)
+    (directory / "checkpoint").mkdir()
+    assert [words[:2] for words in commands(report(directory))] == [["fedfuse", "server"]] * 2
+    (directory / "checkpoint" / "clients").mkdir()  # those of virtual clients, on Ray
+    assert [words[:2] for words in commands(report(directory))] == [["fedfuse", "run"]] * 2
 
 
 def test_a_run_that_no_command_line_makes_points_at_its_configuration(make_run):
