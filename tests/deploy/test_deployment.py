@@ -23,7 +23,7 @@ from fedfuse.simulate import assemble
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 150  # seconds for any one step, on a machine that has much else to do
-TIMEOUT = 24  # seconds after which the server gives a client up
+IMPATIENCE = 25  # seconds after which the server gives the killed client up
 KILLED = 2
 BASE = ["num_clients=3", "learn.epochs=1", "absorb.epochs=1", "transfer.size=60", "model=[mlp_small,cnn_small]"]
 
@@ -161,8 +161,9 @@ def test_three_clients_with_keys_of_which_one_is_killed_give_bit_by_bit_what_the
         )
 
     # Two rounds; one client is killed after the first.
-    settings = [*BASE, "num_rounds=2", f"engine.timeout={TIMEOUT}", "transfer.path=parts/transfer.npz", "output=out"]
-    start_server("server", *settings, *strategy(recorded))
+    settings = [*BASE, "num_rounds=2", f"engine.timeout={PATIENCE}", "transfer.path=parts/transfer.npz", "output=out"]
+    impatience = ["++strategy.impatient_round=2", f"++strategy.seconds={IMPATIENCE}"]
+    start_server("server", *settings, *strategy(recorded), *impatience)
     for client_id in range(3):
         start_client(client_id)
     (recorded / "begin-1").touch()
