@@ -45,7 +45,7 @@ def test_defaults():
     assert configuration.transfer.policy.name == "all"
     assert configuration.strategy.name == "knfu"
     assert configuration.strategy.target == "strategies.knfu.KnFu"
-    assert configuration.strategy.arguments == {"beta": 10.0, "divergence": "js"}
+    assert configuration.strategy.arguments == {"beta": 10.0, "divergence": "js", "prior_correction": False}
     assert configuration.objective.name == "kd"
     assert configuration.predictor.share.name == "plain_head"
     assert configuration.predictor.share == configuration.predictor.personal == configuration.predictor.general
@@ -232,7 +232,7 @@ def test_mistakes_in_an_own_file_are_told_in_one_line(own, text, expected):
     assert "\n" not in str(caught.value)
 
 
-ALL_STRATEGIES = "Valid: custom, fedavg, fedmd, fedproto, knfu, local."
+ALL_STRATEGIES = f"Valid: {', '.join(catalogue.names('strategy', catalogue.folders()))}."
 ERRORS = [
     # values
     ("seed=abc", "seed must be a whole number of at least 0, not 'abc'."),
@@ -267,7 +267,7 @@ ERRORS = [
     ("sed=3", "Unknown key 'sed'. Did you mean 'seed'? Valid: data, partition,"),
     ("num_client=3", "Unknown key 'num_client'. Did you mean 'num_clients'?"),
     ("strategy.bata=3", "Unknown key 'strategy.bata'. Did you mean 'strategy.beta'? "
-     "Valid: strategy._target_, strategy.beta, strategy.divergence. "
+     "Valid: strategy._target_, strategy.beta, strategy.divergence, strategy.prior_correction. "
      "An argument that is not listed: ++strategy.bata=VALUE."),
     ("patition.alpha=1", "Unknown key 'patition.alpha'. Did you mean 'partition.alpha'?"),
     ("alpha=1", "Unknown key 'alpha'. Did you mean 'partition.alpha'?"),
