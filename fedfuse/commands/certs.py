@@ -36,8 +36,7 @@ Where they go:
   every node   {directory}/ca.crt, and keys of its own: fedfuse certs node NAME
   nowhere      {directory}/ca.key: keep it offline, for whoever has it can pose as the server
 Start the server with
-  flower-superlink --enable-supernode-auth --ssl-ca-certfile {directory}/ca.crt --ssl-certfile {directory}/server.pem \
---ssl-keyfile {directory}/server.key
+  fedfuse server --certificates {directory} --host 0.0.0.0 OVERRIDES
 """
 
 RENEW_TEXT = """\
@@ -50,10 +49,8 @@ NODE_TEXT = """\
 Where they go:
   that node    {directory}/nodes/{name} and {directory}/ca.crt; no other machine needs this private key
   server       {directory}/nodes/{name}.pub
-Register the node with the server, then start it on its own machine:
-  flwr supernode register {directory}/nodes/{name}.pub CONNECTION
-  flower-supernode --superlink HOST:PORT --root-certificates {directory}/ca.crt \
---auth-supernode-private-key {directory}/nodes/{name}
+The server lets in every node whose public key it has there. Start the node on its own machine with
+  fedfuse client --id N --data PATH --server HOST:PORT --authority {directory}/ca.crt --key {directory}/nodes/{name}
 """
 
 

@@ -22,10 +22,7 @@ def test_init_makes_certificates_and_says_where_they_go(capsys):
     assert "  server       certs/server.pem, certs/server.key and certs/ca.crt" in lines
     assert "  every node   certs/ca.crt, and keys of its own: fedfuse certs node NAME" in lines
     assert any(line.startswith("  nowhere      certs/ca.key: keep it offline") for line in lines)
-    assert lines[-1] == (
-        "  flower-superlink --enable-supernode-auth --ssl-ca-certfile certs/ca.crt --ssl-certfile certs/server.pem "
-        "--ssl-keyfile certs/server.key"
-    )
+    assert lines[-1] == "  fedfuse server --certificates certs --host 0.0.0.0 OVERRIDES"
 
 
 def test_second_init_changes_nothing(capsys):
@@ -65,11 +62,9 @@ def test_node_makes_a_key_pair_and_says_where_it_goes(capsys):
     assert {path.name for path in Path("keys/nodes").iterdir()} == {"hospital_a", "hospital_a.pub"}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Made the keys of hospital_a."
-    assert lines[-2:] == [
-        "  flwr supernode register keys/nodes/hospital_a.pub CONNECTION",
-        "  flower-supernode --superlink HOST:PORT --root-certificates keys/ca.crt "
-        "--auth-supernode-private-key keys/nodes/hospital_a",
-    ]
+    assert lines[-1] == (
+        "  fedfuse client --id N --data PATH --server HOST:PORT --authority keys/ca.crt --key keys/nodes/hospital_a"
+    )
     assert any(line.startswith("  that node    keys/nodes/hospital_a and keys/ca.crt") for line in lines)
     assert "  server       keys/nodes/hospital_a.pub" in lines
 
