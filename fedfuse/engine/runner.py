@@ -22,7 +22,7 @@ def choose_runner(name: str, architecture: Architecture) -> Fit:
     name : str
         One of `RUNNERS`. ``auto`` is a fixed rule on layer types and size, so that one seed gives one result: small
         multilayer perceptrons are stacked, everything else is sequential. Models with dropout, batch
-        normalisation or tied parameters are sequential under every name.
+        normalisation or tied parameters, and those that torch cannot run stacked, are sequential under every name.
     architecture : Architecture
         The cohort's architecture.
 
@@ -39,9 +39,9 @@ def choose_runner(name: str, architecture: Architecture) -> Fit:
     if name not in RUNNERS:
         raise unknown_name("engine.runner", name, RUNNERS)
     layers = architecture.layer_types
-    if architecture.ties_parameters or any(
-        unstackable in layer for layer in layers for unstackable in UNSTACKABLE_LAYERS
-    ):
+    if any(unstackable in layer for layer in layers for unstackable in UNSTACKABLE_LAYERS):
+        return sequential.fit
+    if architecture.ties_parameters or not architecture.can_be_stacked:
         return sequential.fit
     if name == "auto":
         small = architecture.num_parameters <= LARGEST_STACKED

@@ -1,5 +1,6 @@
 import pytest
 from torch import nn
+from torch.nn import functional
 
 from fedfuse.configuration import RUNNERS as CONFIGURABLE
 from fedfuse.engine import sequential, stacked
@@ -95,6 +96,19 @@ def test_an_unknown_runner_is_refused_with_the_nearest_name(architectures, wrong
 
 def test_the_runners_are_those_that_can_be_configured():
     assert RUNNERS == CONFIGURABLE
+
+
+class FunctionalDropout(Layers):
+    """Dropout that no layer tells of."""
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        return Outputs(outputs.logits, functional.dropout(outputs.features, training=self.training))
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_a_model_that_torch_cannot_run_stacked_is_trained_one_client_at_a_time(name):
+    assert choose_runner(name, describe("drawing", FunctionalDropout, (1, 4, 4))) is sequential.fit
 
 
 class Tied(nn.Module):
