@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedfuse.data.samples import as_numbers
 from fedfuse.knowledge import Tensors
 from fedfuse.models.architecture import Architecture
 from fedfuse.models.outputs import Outputs
 
-ROWS_AT_ONCE = 4096
+# A layer of 16 channels on 512 images of 32x32 is 34 MB; larger batches are no quicker.
+ROWS_AT_ONCE = 512
 
 
 def predict(architecture: Architecture, parameters: Sequence[Tensors], inputs: Sequence[Tensor]) -> list[Outputs]:
@@ -35,10 +37,13 @@ def predict(architecture: Architecture, parameters: Sequence[Tensors], inputs: S
     """
     module = architecture.module().eval()
     with torch.no_grad():
-        return [
-            _concatenate([functional_call(module, dict(own), (part,)) for part in torch.split(x, ROWS_AT_ONCE)])
-            for own, x in zip(parameters, inputs, strict=True)
-        ]
+        return [_predict_one(module, own, x) for own, x in zip(parameters, inputs, strict=True)]
+
+
+def _predict_one(module: nn.Module, parameters: Tensors, inputs: Tensor) -> Outputs:
+    dtype = next(tensor.dtype for tensor in parameters.values() if tensor.is_floating_point())
+    parts = torch.split(inputs, ROWS_AT_ONCE)
+    return _concatenate([functional_call(module, dict(parameters), (as_numbers(part, dtype),)) for part in parts])
 
 
 def _concatenate(parts: list[Outputs]) -> Outputs:

@@ -49,8 +49,8 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
         f"{directory / SHARED_FILE}: {len(dealt.shared.transfer)} transfer samples, {tests} test samples, "
         f"{dealt.shared.num_classes} classes\n"
     )
-    for client_id, samples in enumerate(dealt.clients):
+    for client_id, own in enumerate(dealt.clients):
         path = directory / f"client-{client_id}.npz"
-        write_client(path, samples)
-        sys.stdout.write(f"{path}: {len(samples)} samples\n")
+        write_client(path, own.samples, own.order)
+        sys.stdout.write(f"{path}: {len(own.samples)} samples\n")
     return 0

@@ -1,21 +1,27 @@
 """The federation of a run: what each client holds, what all hold, and what nobody trains on."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedfuse.configuration import SplitSettings
-from fedfuse.data.samples import LabelledData, Samples
+from fedfuse.configuration import OFFICIAL, SplitSettings
+from fedfuse.data.samples import LabelledData, Population, Samples, as_numbers
+from fedfuse.data.saved_split import SavedSplit, read_split
+from fedfuse.data.split import split
+from fedfuse.data.transfer_sets import Chosen
 from fedfuse.errors import ConfigurationError
 from fedfuse.randomness import numpy_generator
 
-Partition = Callable[[NDArray[np.int64]], list[NDArray[np.int64]]]
+Partition = Callable[[Population], list[NDArray[np.int64]]]
+MakeTransfer = Callable[[NDArray[np.int64]], Chosen]
+NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +44,7 @@ class TransferSet:
     Attributes
     ----------
     inputs : Tensor
-        ``[M, *shape]``.
+        ``[M, *shape]``, floating point.
     """
 
     inputs: Tensor
@@ -86,18 +92,50 @@ class Shared:
 
 @dataclass(frozen=True, eq=False)
 class Dealt:
-    """A data source, shared out: what everybody holds, and all samples of each client, by client id."""
+    """A data source, shared out.
+
+    Attributes
+    ----------
+    shared : Shared
+        What everybody holds.
+    clients : tuple[LabelledData, ...]
+        All samples of each client, by client id.
+    server_labels : Tensor or None
+        int64 ``[L]``: the labels of the first L transfer samples, where the server alone is to know some.
+    split : SavedSplit
+        Which rows of the source are whose.
+    num_unused : int
+        How many samples nobody has: those that a partition leaves over, and of recordings those that overlap with
+        another set.
+    """
 
     shared: Shared
-    clients: tuple[Samples, ...]
+    clients: tuple[LabelledData, ...]
+    split: SavedSplit
+    num_unused: int
+    server_labels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """All data of a run: what everybody holds, and what each client holds, by client id."""
+    """All data of a run.
+
+    Attributes
+    ----------
+    shared : Shared
+        What everybody holds.
+    clients : tuple[ClientData, ...]
+        What each client holds, by client id.
+    server_labels : Tensor or None
+        int64 ``[L]``: the labels of the first L transfer samples, where the server alone is to know some.
+    num_unused : int
+        How many samples nobody has.
+    """
 
     shared: Shared
     clients: tuple[ClientData, ...]
+    server_labels: Tensor | None = None
+    num_unused: int = 0
 
     def label_counts(self) -> NDArray[np.int64]:
         """Count each client's samples of each class, over its three sets: int64 ``[N, C]``."""
@@ -110,67 +148,13 @@ class Federation:
         return counts
 
 
-def split_by_label(
-    labels: NDArray[np.int64], fractions: Sequence[float], generator: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Split samples into parts that all have the label mix of the whole.
-
-    Of each class a part gets its exact share, rounded down or up. The samples that rounding leaves over go to
-    the largest remainders, summed over the classes so far, so that the size of every part is right too. A
-    class with a single sample goes to the first part, unless the size of a part would suffer.
-
-    Parameters
-    ----------
-    labels : NDArray[np.int64]
-        ``[n]``, the label of each sample.
-    fractions : Sequence[float]
-        The share of each part; their sum is 1.
-    generator : np.random.Generator
-        Draws which samples go where.
-
-    Returns
-    -------
-    list[NDArray[np.int64]]
-        For each part the positions of its samples in ``labels``, in random order. Every sample is in exactly
-        one part. With two or three parts, the size of each is less than one sample from ``fraction * n``.
-
-    Raises
-    ------
-    ConfigurationError
-        If a fraction is negative or their sum is not 1.
-    """
-    shares = np.asarray(fractions, dtype=np.float64)
-    if (shares < 0).any() or not np.isclose(shares.sum(), 1):
-        raise ConfigurationError(f"The fractions {list(fractions)} of a split must be at least 0 and sum to 1.")
-
-    classes, sizes = np.unique(labels, return_counts=True)
-    # Small classes first, while no part lacks anything yet; equal ones in random order, to favour no label.
-    turns = generator.permutation(len(classes))
-    turns = turns[np.argsort(sizes[turns], kind="stable")]
-
-    parts: list[list[NDArray[np.int64]]] = [[] for _ in shares]
-    lacking = np.zeros(len(shares))
-    for turn in turns:
-        # Rounded, because floating point puts shares that are whole numbers a hair above or below them.
-        exact = np.round(sizes[turn] * shares, 9)
-        counts = np.floor(exact).astype(np.int64)
-        lacking += exact - counts
-        left_over = sizes[turn] - counts.sum()
-        receivers = np.argsort(-np.where(exact > counts, lacking, -np.inf), kind="stable")
-        if sizes[turn] == 1 and np.abs(lacking - np.eye(len(shares))[0]).max() < 1 - 1e-6:
-            receivers = np.arange(len(shares))
-        counts[receivers[:left_over]] += 1
-        lacking[receivers[:left_over]] -= 1
-
-        members = generator.permutation(np.flatnonzero(labels == classes[turn]))
-        for part, chosen in zip(parts, np.split(members, np.cumsum(counts)[:-1]), strict=True):
-            part.append(chosen)
-    nothing = np.empty(0, dtype=np.int64)
-    return [generator.permutation(np.concatenate([nothing, *part])) for part in parts]
-
-
 def deal(
-    data: LabelledData, partition: Partition, transfer: int | TransferSet, fractions: SplitSettings, seed: int
+    data: LabelledData,
+    partition: Partition,
+    make_transfer: MakeTransfer | TransferSet,
+    settings: SplitSettings,
+    seed: int,
+    num_labelled: int = 0,
 ) -> Dealt:
     """Share a data source out: the global test set first, then the transfer set, then the clients.
 
@@ -179,52 +163,110 @@ def deal(
     data : LabelledData
         All samples.
     partition : Partition
-        Takes the labels of the samples left for the clients; returns, for each client, positions in them.
-    transfer : int or TransferSet
-        How many samples everybody holds: they have the data's label mix, and their labels are thrown away. Or a
-        transfer set from elsewhere, for which no sample of the data is given away.
-    fractions : SplitSettings
-        How much is for testing.
+        Takes what is known of the samples left for the clients; returns, for each client, positions in them.
+    make_transfer : MakeTransfer or TransferSet
+        Chooses what everybody holds; or a transfer set from elsewhere, for which no sample of the data is given away.
+    settings : SplitSettings
+        How many samples are used, how much is for testing, and the file of a split made before, if any: its global
+        test and transfer sets are used where it has them; where not, they are drawn from the rows that it gives to
+        nobody.
     seed : int
         The seed of the run; one seed gives one federation.
+    num_labelled : int
+        How many transfer samples the server knows the labels of.
 
     Returns
     -------
     Dealt
-        No sample is in two of its sets, none is lost, and those of a set are in random order.
+        No sample is in two of its sets, and those of a set are in random order. Samples in no set are counted.
 
     Raises
     ------
     ConfigurationError
-        If there are too few samples for the transfer set, if one from elsewhere has samples of another shape, or
-        if the partition does not give every sample to exactly one client.
+        If there are too few samples, if a transfer set from elsewhere has samples of another shape, or if the
+        partition gives a sample to two clients.
     """
-    labels = data.samples.labels.numpy()
+    saved = None if settings.path is None else read_split(Path(settings.path), len(data.samples))
+    used = _used(data, settings, seed)
+    free = used if saved is None else saved.unassigned(used)
+    test, free = _global_test(data, free, settings, seed, saved)
 
-    remaining, global_test = split_by_label(
-        labels, (1 - fractions.global_test, fractions.global_test), numpy_generator(seed, "global test")
-    )
-    if not len(global_test):
-        raise ConfigurationError(
-            f"The global test set is empty: {len(labels)} samples are too few for global_test={fractions.global_test}."
-        )
-
-    if isinstance(transfer, TransferSet):
-        check_shape(transfer, data.samples)
-        private, transfer_set = remaining, transfer
+    if isinstance(make_transfer, TransferSet):
+        check_shape(make_transfer, data.samples)
+        chosen = Chosen(make_transfer.inputs, kept=free)
+    elif saved is not None and saved.transfer is not None:
+        chosen = Chosen(data.samples.inputs[saved.transfer], kept=free, rows=saved.transfer)
     else:
-        kept, given = _hold_out(labels[remaining], transfer, seed)
-        private, transfer_set = remaining[kept], TransferSet(data.samples.select(remaining[given]).inputs)
+        chosen = make_transfer(free)
 
-    shares = partition(labels[private])
-    if not np.array_equal(np.sort(np.concatenate(shares)), np.arange(len(private))):
-        raise ConfigurationError(
-            f"The partition does not give each of the {len(private)} samples to exactly one client."
-        )
+    private = chosen.kept if saved is None else np.concatenate([NO_ROWS, *saved.clients])
+    shares = partition(data.population.select(private))
+    given = np.concatenate([NO_ROWS, *shares])
+    if len(np.unique(given)) != len(given) or not np.isin(given, np.arange(len(private))).all():
+        raise ConfigurationError(f"The partition gives one of the {len(private)} samples to two clients, or one more.")
+
+    whose = SavedSplit(tuple(private[share] for share in shares), global_test=test, transfer=chosen.rows)
+    in_transfer = 0 if chosen.rows is None else len(chosen.rows)
     return Dealt(
-        shared=Shared(transfer_set, data.samples.select(global_test), data.class_names),
-        clients=tuple(data.samples.select(private[share]) for share in shares),
+        shared=Shared(transfer_set(chosen.inputs), data.samples.select(test), data.class_names),
+        clients=tuple(data.select(rows) for rows in whose.clients),
+        split=whose,
+        num_unused=len(used) - len(test) - in_transfer - len(given),
+        server_labels=_server_labels(data, chosen, num_labelled),
     )
+
+
+def _server_labels(data: LabelledData, chosen: Chosen, number: int) -> Tensor | None:
+    if number == 0:
+        return None
+    if chosen.rows is None:
+        raise ConfigurationError(
+            f"transfer.labelled={number}, but the labels of this transfer set are not known: it must be of the "
+            "clients' own data source."
+        )
+    if number > len(chosen.rows):
+        raise ConfigurationError(
+            f"transfer.labelled={number} must be at most {len(chosen.rows)}, the transfer set's size."
+        )
+    return data.samples.labels[torch.from_numpy(chosen.rows[:number])]
+
+
+def transfer_set(inputs: Tensor) -> TransferSet:
+    """Make a transfer set of inputs as a data source stores them."""
+    return TransferSet(as_numbers(inputs, inputs.dtype if inputs.is_floating_point() else torch.float32))
+
+
+def _used(data: LabelledData, settings: SplitSettings, seed: int) -> NDArray[np.int64]:
+    """Take all rows, or as many as are wanted, with the label mix of all."""
+    population = data.population
+    if settings.samples is None or settings.path is not None:
+        return population.positions
+    if settings.samples > len(population):
+        raise ConfigurationError(f"split.samples={settings.samples}, but the data has {len(population)} samples.")
+    share = settings.samples / len(population)
+    return np.sort(split(population, (share, 1 - share), numpy_generator(seed, "used samples"))[0])
+
+
+def _global_test(
+    data: LabelledData, free: NDArray[np.int64], settings: SplitSettings, seed: int, saved: SavedSplit | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose the rows that test everybody, and those that are left and too far from them to matter."""
+    if saved is not None and saved.global_test is not None:
+        return saved.global_test, free
+    if settings.global_test == OFFICIAL:
+        if data.official_test is None:
+            raise ConfigurationError(
+                "split.global_test=official, but the data source names no test samples; give a share."
+            )
+        official = data.official_test[free]
+        return free[official], free[~official]
+    share = float(settings.global_test)
+    left, test = split(data.population.select(free), (1 - share, share), numpy_generator(seed, "global test"))
+    if not len(test):
+        raise ConfigurationError(
+            f"The global test set is empty: {len(free)} samples are too few for global_test={settings.global_test}."
+        )
+    return free[test], free[left]
 
 
 def check_shape(transfer: TransferSet, samples: Samples) -> None:
@@ -240,14 +282,14 @@ def check_shape(transfer: TransferSet, samples: Samples) -> None:
         raise ConfigurationError(f"The samples of the transfer set are of shape {shape}, those of the data of {own}.")
 
 
-def split_client(client: int, samples: Samples, fractions: SplitSettings, seed: int) -> ClientData:
+def split_client(client: int, data: LabelledData, fractions: SplitSettings, seed: int) -> ClientData:
     """Split the samples of one client into its three sets, each with its label mix.
 
     Parameters
     ----------
     client : int
         The client's id, which its random draws follow from.
-    samples : Samples
+    data : LabelledData
         All that it has.
     fractions : SplitSettings
         How much is for validation and for testing.
@@ -260,17 +302,18 @@ def split_client(client: int, samples: Samples, fractions: SplitSettings, seed: 
         If one of the sets would be empty.
     """
     train_fraction = 1 - fractions.validation - fractions.test
-    train, validation, test = split_by_label(
-        samples.labels.numpy(),
+    train, validation, test = split(
+        data.population,
         (train_fraction, fractions.validation, fractions.test),
         numpy_generator(seed, "client sets", client=client),
     )
     for name, positions in (("training", train), ("validation", validation), ("test", test)):
         if not len(positions):
             raise ConfigurationError(
-                f"Client {client} has {len(samples)} samples, which leaves it no {name} sample; "
+                f"Client {client} has {len(data.samples)} samples, which leaves it no {name} sample; "
                 f"raise partition.min_samples, take fewer clients or change the fractions."
             )
+    samples = data.samples
     return ClientData(samples.select(train), samples.select(validation), samples.select(test))
 
 
@@ -278,16 +321,7 @@ def federate(dealt: Dealt, fractions: SplitSettings, seed: int) -> Federation:
     """Split the samples of every client; for parameters and errors see `split_client`."""
     return Federation(
         shared=dealt.shared,
-        clients=tuple(split_client(client, samples, fractions, seed) for client, samples in enumerate(dealt.clients)),
+        clients=tuple(split_client(client, data, fractions, seed) for client, data in enumerate(dealt.clients)),
+        server_labels=dealt.server_labels,
+        num_unused=dealt.num_unused,
     )
-
-
-def _hold_out(labels: NDArray[np.int64], size: int, seed: int) -> list[NDArray[np.int64]]:
-    """Choose the positions that clients keep, and those of the transfer set."""
-    if not 1 <= size < len(labels):
-        raise ConfigurationError(
-            f"transfer.size={size} must be at least 1 and less than {len(labels)}, "
-            f"the number of samples that are not in the global test set."
-        )
-    share = size / len(labels)
-    return split_by_label(labels, (1 - share, share), numpy_generator(seed, "transfer set"))

@@ -1,4 +1,7 @@
-"""The files of a deployment: the samples of one client, and what everybody holds. NumPy archives without pickles."""
+"""The files of a deployment: the samples of one client, and what everybody holds. NumPy archives without pickles.
+
+Inputs of bytes (uint8) are pixels, of which 255 is 1; others are taken as they are.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedfuse.data.federation import Shared, TransferSet
-from fedfuse.data.samples import Samples
+from fedfuse.data.federation import Shared, transfer_set
+from fedfuse.data.samples import LabelledData, Samples
 from fedfuse.errors import ConfigurationError
 
 CLIENT_ARRAYS = ("inputs", "labels")
@@ -17,12 +20,13 @@ SHARED_ARRAYS = ("transfer", "class_names")
 TEST_ARRAYS = ("test_inputs", "test_labels")
 
 
-def write_client(path: Path, samples: Samples) -> None:
-    """Write the samples of one client: ``inputs`` and ``labels``."""
-    _write(path, {"inputs": samples.inputs.numpy(), "labels": samples.labels.numpy()})
+def write_client(path: Path, samples: Samples, order: NDArray[np.int64] | None = None) -> None:
+    """Write the samples of one client: ``inputs``, ``labels``, and their ``order`` in time, where they have one."""
+    arrays = {"inputs": samples.inputs.numpy(), "labels": samples.labels.numpy()}
+    _write(path, arrays if order is None else arrays | {"order": order})
 
 
-def read_client(path: Path, shared: Shared) -> Samples:
+def read_client(path: Path, shared: Shared) -> LabelledData:
     """Read what `write_client` wrote, or any archive that is like it.
 
     Raises
@@ -36,7 +40,13 @@ def read_client(path: Path, shared: Shared) -> Samples:
     shape, own = tuple(shared.transfer.inputs.shape[1:]), tuple(samples.inputs.shape[1:])
     if own != shape:
         raise ConfigurationError(f"{path}: its samples are of shape {own}, those of the transfer set of {shape}.")
-    return samples
+    order = arrays.get("order")
+    if order is not None and (order.shape != (len(samples),) or order.dtype.kind not in "iu"):
+        raise ConfigurationError(
+            f"{path}: order must be a whole number for each of the {len(samples)} samples, not {order.dtype} "
+            f"{order.shape}."
+        )
+    return LabelledData(samples, shared.class_names, order=None if order is None else order.astype(np.int64))
 
 
 def write_shared(path: Path, shared: Shared) -> None:
@@ -59,7 +69,7 @@ def read_shared(path: Path) -> Shared:
     inputs, names = arrays["transfer"], arrays["class_names"]
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) < 2 or len(set(names.tolist())) != len(names):
         raise ConfigurationError(f"{path}: class_names must be a list of at least two different texts.")
-    transfer = TransferSet(torch.from_numpy(_numbers(path, "transfer", inputs)))
+    transfer = transfer_set(torch.from_numpy(_numbers(path, "transfer", inputs)))
     if len(transfer) == 0:
         raise ConfigurationError(f"{path}: transfer has no samples.")
     test = None
@@ -114,10 +124,12 @@ def _samples(path: Path, arrays: Mapping[str, NDArray[Any]], pair: tuple[str, st
     return Samples(torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.int64)))
 
 
-def _numbers(path: Path, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
-    """Take an array as floating point, in the precision in which data sources give it."""
+def _numbers(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Take an array as pixels if it is of bytes, else as floating point, in the precision in which sources give it."""
     if array.dtype.kind not in "fiu" or array.ndim < 2:
         raise ConfigurationError(f"{path}: {name} must be numbers [n, *shape], not {array.dtype} {array.shape}.")
+    if array.dtype == np.uint8:
+        return array
     with np.errstate(over="ignore"):  # what is too large becomes an infinity, which is refused
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():

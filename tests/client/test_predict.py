@@ -99,3 +99,12 @@ def test_the_global_generator_is_left_as_it_was(architectures, make_samples):
     parameters = architectures["small"].initial_parameters(0, torch.float64)
     predict(architectures["small"], [parameters], [make_samples(3).inputs])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pixels_are_answered_as_the_numbers_from_0_to_1_that_they_stand_for(architectures):
+    architecture = architectures["small"]
+    parameters = architecture.initial_parameters(0, torch.float64)
+    pixels = (torch.arange(5 * 16) * 37 % 256).to(torch.uint8).reshape(5, 1, 4, 4)
+    stored, numbers = predict(architecture, [parameters] * 2, [pixels, pixels.double() / 255])
+    assert torch.equal(stored.logits, numbers.logits)
+    assert stored.logits.dtype == torch.float64

@@ -23,17 +23,17 @@ def test_files_hold_what_a_simulation_deals_out():
     assert shared.class_names == dealt.shared.class_names
     assert torch.equal(shared.global_test.inputs, dealt.shared.global_test.inputs)
     assert torch.equal(shared.global_test.labels, dealt.shared.global_test.labels)
-    for client_id, samples in enumerate(dealt.clients):
-        written = read_client(Path(f"my data/client-{client_id}.npz"), shared)
-        assert written.inputs.dtype == samples.inputs.dtype
-        assert torch.equal(written.inputs, samples.inputs)
-        assert torch.equal(written.labels, samples.labels)
+    for client_id, own in enumerate(dealt.clients):
+        written = read_client(Path(f"my data/client-{client_id}.npz"), shared).samples
+        assert written.inputs.dtype == own.samples.inputs.dtype
+        assert torch.equal(written.inputs, own.samples.inputs)
+        assert torch.equal(written.labels, own.samples.labels)
 
 
 def test_lines_say_what_each_file_holds(capsys):
     assert main(["export", "data", *WORDS]) == 0
     dealt = deal_data(compose(WORDS))
-    sizes = [len(samples) for samples in dealt.clients]
+    sizes = [len(own.samples) for own in dealt.clients]
     tests = len(dealt.shared.global_test)
     assert 40 + tests + sum(sizes) == 1797  # all digits
     assert capsys.readouterr().out.splitlines() == [
@@ -45,7 +45,7 @@ def test_lines_say_what_each_file_holds(capsys):
 def test_empty_directory_is_filled_and_parts_of_the_users_own_are_found(capsys):
     Path("data").mkdir()
     Path("parts/partition").mkdir(parents=True)
-    Path("parts/partition/mine.yaml").write_text("_target_: fedfuse.data.partition.iid\n")
+    Path("parts/partition/mine.yaml").write_text("_target_: fedfuse.data.partitions.iid.iid\n")
     assert main(["export", "data", "num_clients=2", "--config-dir=parts", "partition=mine"]) == 0
     sizes = [int(line.split()[-2]) for line in capsys.readouterr().out.splitlines()[1:]]
     assert len(sizes) == 2
@@ -65,7 +65,7 @@ def test_empty_directory_is_filled_and_parts_of_the_users_own_are_found(capsys):
         (["data", "--config-dir=parts"], "The configuration directory 'parts' does not exist."),
         (["full"], "full exists and is not empty: name another directory."),
         (["full/mine.txt"], "full/mine.txt exists and is not empty: name another directory."),
-        (["data", "transfer.size=1797"], "transfer.size"),
+        (["data", "transfer.size=1797"], "transfer held_out (fedfuse.data.transfer_sets.held_out): transfer.size"),
         (["data", "transfer.path=no.npz"], "There is no file no.npz."),
     ],
 )

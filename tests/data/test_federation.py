@@ -17,12 +17,15 @@ from fedfuse.data.federation import (
     check_shape,
     deal,
     federate,
-    split_by_label,
     split_client,
 )
-from fedfuse.data.partition import dirichlet, iid
-from fedfuse.data.samples import LabelledData, Samples
+from fedfuse.data.partitions.dirichlet import dirichlet
+from fedfuse.data.partitions.iid import iid
+from fedfuse.data.samples import Groups, LabelledData, Samples
+from fedfuse.data.saved_split import SavedSplit, from_file, write_split
+from fedfuse.data.transfer_sets import Chosen, held_out
 from fedfuse.errors import ConfigurationError
+from fedfuse.randomness import numpy_generator
 
 DEFAULT_PARTS = (0.6, 0.15, 0.25)
 
@@ -34,13 +37,19 @@ def numbered_data(class_sizes):
     return LabelledData(Samples(inputs, labels), tuple("abcdefghij"[: len(class_sizes)]))
 
 
-def dealt_of(seed=0, partition=iid, num_clients=4, transfer=30, class_sizes=(100, 60, 40), **options):
+def hold_out(data, size, seed):
+    return lambda available: held_out(data, available, size, numpy_generator(seed, "transfer set"))
+
+
+def dealt_of(seed=0, partition=iid, num_clients=4, transfer=30, data=None, settings=SplitSettings(), **options):  # noqa: B008
+    data = data or numbered_data((100, 60, 40))
     share_out = partial(partition, num_clients=num_clients, seed=seed, **options)
-    return deal(numbered_data(class_sizes), share_out, transfer, SplitSettings(), seed)
+    make_transfer = hold_out(data, transfer, seed) if isinstance(transfer, int) else transfer
+    return deal(data, share_out, make_transfer, settings, seed)
 
 
-def federation_of(seed=0, **options):
-    return federate(dealt_of(seed, **options), SplitSettings(), seed)
+def federation_of(seed=0, class_sizes=(100, 60, 40), **options):
+    return federate(dealt_of(seed, data=numbered_data(class_sizes), **options), SplitSettings(), seed)
 
 
 def numbers(inputs):
@@ -50,76 +59,6 @@ def numbers(inputs):
 def sets_of(federation: Federation):
     samples = [one for client in federation.clients for one in (client.train, client.validation, client.test)]
     return [numbers(one.inputs) for one in (*samples, federation.shared.global_test, federation.shared.transfer)]
-
-
-def split(labels, fractions=DEFAULT_PARTS, seed=0):
-    return split_by_label(np.asarray(labels), fractions, np.random.default_rng(seed))
-
-
-# split_by_label
-
-
-def test_every_position_is_in_one_part_and_sizes_and_label_mixes_are_within_one_sample():
-    generator = np.random.default_rng(0)
-    for trial in range(300):
-        labels = np.repeat(np.arange(12), generator.integers(0, generator.choice([2, 4, 40]), 12))
-        num_parts = generator.integers(2, 4)
-        fractions = generator.dirichlet(np.ones(num_parts))
-        parts = split(labels, fractions, seed=trial)
-        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
-        for part, fraction in zip(parts, fractions, strict=True):
-            assert abs(len(part) - fraction * len(labels)) < 1
-            counts = np.bincount(labels[part], minlength=12)
-            assert (abs(counts - fraction * np.bincount(labels, minlength=12)) < 1).all()
-
-
-def test_shares_that_are_whole_numbers_are_met_exactly():
-    labels = np.repeat([0, 1, 2], [20, 40, 100])
-    counts = [np.bincount(labels[part]).tolist() for part in split(labels)]
-    assert counts == [[12, 24, 60], [3, 6, 15], [5, 10, 25]]
-
-
-def test_a_share_that_is_a_whole_number_is_met_whatever_other_classes_leave_over():
-    # In floating point 0.07 * 100 is a little more than 7.
-    for seed in range(30):
-        small = np.repeat(np.arange(5), np.random.default_rng(seed).integers(1, 9, 5))
-        labels = np.concatenate([small, np.full(100, 5)])
-        assert (labels[split(labels, (0.07, 0.465, 0.465), seed)[0]] == 5).sum() == 7
-
-
-def test_samples_left_over_by_rounding_fill_up_the_sizes():
-    # Each class of 3 has exact shares 1.8, 0.45 and 0.75.
-    labels = np.repeat(np.arange(20), 3)
-    assert [len(part) for part in split(labels)] == [36, 9, 15]
-
-
-@pytest.mark.parametrize("fractions", [DEFAULT_PARTS, (0.2, 0.8)])
-def test_a_class_with_one_sample_goes_to_the_first_part(fractions):
-    for seed in range(50):
-        others = np.repeat(np.arange(1, 9), np.random.default_rng(seed).integers(2, 9, 8))
-        assert 0 in split([0, *others], fractions, seed)[0]
-
-
-def test_many_classes_with_one_sample_leave_no_part_empty():
-    assert [len(part) for part in split(np.arange(20))] == [12, 3, 5]
-
-
-def test_a_part_is_in_random_order_and_the_generator_decides_it():
-    labels = np.repeat([0, 1], 50)
-    first, again, other = (split(labels, seed=seed)[0] for seed in (1, 1, 2))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(np.sort(first), np.sort(other))
-    assert (np.diff(labels[first]) != 0).sum() > 10
-
-
-def test_no_samples_give_empty_parts():
-    assert [part.tolist() for part in split(np.empty(0, dtype=np.int64))] == [[], [], []]
-
-
-@pytest.mark.parametrize("fractions", [(0.5, 0.6), (1.2, -0.2)])
-def test_fractions_that_are_no_shares_of_a_whole_are_refused(fractions):
-    with pytest.raises(ConfigurationError, match="must be at least 0 and sum to 1"):
-        split([0, 1], fractions)
 
 
 # deal and federate
@@ -208,21 +147,21 @@ def test_label_counts_cover_a_clients_three_sets():
 
 def test_what_is_dealt_to_a_client_is_what_its_three_sets_are_made_of():
     dealt, federation = dealt_of(), federation_of()
-    assert [len(samples) for samples in dealt.clients] == [33, 33, 32, 32]
-    for samples, client in zip(dealt.clients, federation.clients, strict=True):
+    assert [len(data.samples) for data in dealt.clients] == [33, 33, 32, 32]
+    for data, client in zip(dealt.clients, federation.clients, strict=True):
         own = [number for one in (client.train, client.validation, client.test) for number in numbers(one.inputs)]
-        assert sorted(own) == sorted(numbers(samples.inputs))
+        assert sorted(own) == sorted(numbers(data.samples.inputs))
     assert dealt.shared.transfer.digest == federation.shared.transfer.digest
     assert dealt.shared.class_names == federation.shared.class_names == ("a", "b", "c")
 
 
 def test_a_client_splits_its_samples_alone_as_the_whole_federation_does():
-    samples, federation = dealt_of().clients[2], federation_of()
+    data, federation = dealt_of().clients[2], federation_of()
 
     def training(client, seed=0, fractions=SplitSettings()):  # noqa: B008 it is frozen
-        return numbers(split_client(client, samples, fractions, seed).train.inputs)
+        return numbers(split_client(client, data, fractions, seed).train.inputs)
 
-    alone = split_client(2, samples, SplitSettings(), 0)
+    alone = split_client(2, data, SplitSettings(), 0)
     for name in ("train", "validation", "test"):
         own, expected = getattr(alone, name), getattr(federation.clients[2], name)
         assert (numbers(own.inputs), own.labels.tolist()) == (numbers(expected.inputs), expected.labels.tolist())
@@ -235,7 +174,7 @@ def test_a_client_splits_its_samples_alone_as_the_whole_federation_does():
 def test_for_a_transfer_set_from_elsewhere_no_sample_of_the_data_is_given_away():
     elsewhere = TransferSet(torch.full((7, 1), -1.0))
     federation = federation_of(transfer=elsewhere)
-    assert federation.shared.transfer is elsewhere
+    assert federation.shared.transfer.inputs is elsewhere.inputs
     *own, transfer = sets_of(federation)
     assert transfer == [-1] * 7
     assert sorted(chain.from_iterable(own)) == list(range(200))
@@ -251,13 +190,13 @@ def test_a_transfer_set_from_elsewhere_may_be_larger_than_the_data():
 @pytest.mark.parametrize("shape", [(2,), (1, 1), ()])
 def test_a_transfer_set_of_samples_of_another_shape_is_refused(shape):
     other = TransferSet(torch.zeros(7, *shape))
-    for refuse in (lambda: dealt_of(transfer=other), lambda: check_shape(other, dealt_of().clients[0])):
+    for refuse in (lambda: dealt_of(transfer=other), lambda: check_shape(other, dealt_of().clients[0].samples)):
         with pytest.raises(ConfigurationError) as caught:
             refuse()
         assert str(caught.value) == (
             f"The samples of the transfer set are of shape {list(shape)}, those of the data of [1]."
         )
-    check_shape(TransferSet(torch.zeros(7, 1)), dealt_of().clients[0])
+    check_shape(TransferSet(torch.zeros(7, 1)), dealt_of().clients[0].samples)
 
 
 def test_casting_changes_all_inputs_and_nothing_else():
@@ -293,14 +232,162 @@ def test_an_empty_global_test_set_is_refused():
         federation_of(class_sizes=(1, 1))
 
 
-@pytest.mark.parametrize("shares", [[[0, 1], [1, 2]], [[0], [1]], [[0, 1, 2], [3]]])
-def test_a_partition_that_loses_or_repeats_samples_is_refused(shares):
-    def broken(labels):
-        assert len(labels) == 3
+@pytest.mark.parametrize("shares", [[[0, 1], [1, 2]], [[0, 1, 2], [3]], [[0, -1], [1]]])
+def test_a_partition_that_repeats_samples_or_names_others_is_refused(shares):
+    def broken(population):
+        assert len(population) == 3
         return [np.array(share) for share in shares]
 
-    with pytest.raises(ConfigurationError, match="each of the 3 samples to exactly one client"):
-        deal(numbered_data((5,)), broken, 1, SplitSettings(), 0)
+    data = numbered_data((5,))
+    with pytest.raises(ConfigurationError, match="gives one of the 3 samples to two clients, or one more"):
+        deal(data, broken, hold_out(data, 1, 0), SplitSettings(), 0)
+
+
+def test_samples_that_nobody_has_are_counted():
+    def wasteful(population):
+        return [np.arange(40), np.arange(50, 60)]
+
+    data = numbered_data((100, 60, 40))
+    assert deal(data, wasteful, hold_out(data, 30, 0), SplitSettings(), 0).num_unused == 130 - 50
+    assert dealt_of().num_unused == 0
+
+
+def test_only_so_many_samples_are_used_with_the_label_mix_of_all():
+    settings = SplitSettings(samples=100)
+    first, again, other = (dealt_of(seed, settings=settings) for seed in (0, 0, 1))
+    used = [
+        sorted(np.concatenate([*one.split.clients, one.split.global_test, one.split.transfer]))
+        for one in (first, other)
+    ]
+    labels = numbered_data((100, 60, 40)).samples.labels.numpy()
+    assert np.bincount(labels[used[0]]).tolist() == [50, 30, 20]
+    assert used[0] != used[1]
+    assert np.array_equal(first.split.transfer, again.split.transfer)
+    assert first.num_unused == 0
+    with pytest.raises(ConfigurationError, match=r"split\.samples=201, but the data has 200 samples"):
+        dealt_of(settings=SplitSettings(samples=201))
+
+
+def test_what_the_source_keeps_for_testing_can_test_everybody():
+    data = numbered_data((100, 60, 40))
+    official = np.arange(200) % 10 == 3
+    marked = LabelledData(data.samples, data.class_names, official_test=official)
+    dealt = dealt_of(data=marked, settings=SplitSettings(global_test="official"))
+    assert sorted(numbers(dealt.shared.global_test.inputs)) == np.flatnonzero(official).tolist()
+    assert sum(len(own.samples) for own in dealt.clients) == 150
+    with pytest.raises(
+        ConfigurationError, match=r"split\.global_test=official, but the data source names no test samples"
+    ):
+        dealt_of(settings=SplitSettings(global_test="official"))
+    with pytest.raises(
+        ConfigurationError, match="global_test must be a number between 0 and 1, or official, not 'officail'"
+    ):
+        SplitSettings(global_test="officail")
+
+
+def test_pixels_stay_bytes_with_the_clients_and_are_numbers_in_the_transfer_set():
+    inputs = (torch.arange(200) % 256).to(torch.uint8).reshape(-1, 1, 1, 1)
+    data = LabelledData(Samples(inputs, torch.arange(200) % 2), ("a", "b"))
+    dealt = dealt_of(data=data)
+    federation = federate(dealt, SplitSettings(), 0)
+    assert {getattr(client, name).inputs.dtype for client in federation.clients for name in vars(client)} == {
+        torch.uint8
+    }
+    assert federation.clients[0].to(torch.float64).train.inputs.dtype == torch.uint8
+    assert federation.shared.transfer.inputs.dtype == torch.float32
+    expected = torch.from_numpy(dealt.split.transfer).float().reshape(-1, 1, 1, 1) % 256 / 255
+    assert torch.equal(federation.shared.transfer.inputs, expected)
+
+
+def recordings(num_people=3, num_classes=2, length=30):
+    """Data of some people, each with a recording of every class, whose samples are in random order."""
+    kinds = np.repeat(np.arange(num_people * num_classes), length)
+    order = np.arange(len(kinds)) + kinds  # a gap between recordings
+    shuffled = np.random.default_rng(0).permutation(len(kinds))
+    kinds, order = kinds[shuffled], order[shuffled]
+    return LabelledData(
+        Samples(torch.from_numpy(order).float().unsqueeze(1), torch.from_numpy(kinds % num_classes)),
+        tuple("abc"[:num_classes]),
+        natural_clients=Groups(tuple("ABCDE"[:num_people]), kinds // num_classes),
+        order=order,
+    )
+
+
+def test_no_two_sets_of_recordings_touch():
+    data = recordings()
+
+    def by_person(population):
+        return [np.flatnonzero(population.natural_clients.members == person) for person in range(3)]
+
+    dealt = deal(data, by_person, hold_out(data, 18, 0), SplitSettings(), 0)
+    federation = federate(dealt, SplitSettings(), 0)
+    sets = sets_of(federation)
+    assert [len(sets[-1]), len(sets[-2])] == [18, 36]
+    owner = {number: index for index, one in enumerate(sets) for number in one}
+    assert sum(map(len, sets)) == len(owner)
+    touching = [(one, owner[one], owner[one + 1]) for one in owner if one + 1 in owner and owner[one] != owner[one + 1]]
+    assert touching == []
+    # A cut costs one sample at most: two for each person and activity before the clients split, two after.
+    assert 0 < dealt.num_unused <= 12
+    assert len(owner) >= 180 - 24
+
+
+def test_a_saved_split_is_used_exactly(tmp_path):
+    first = dealt_of(seed=5)
+    write_split(tmp_path / "split.json", first.split)
+    settings = SplitSettings(path=str(tmp_path / "split.json"))
+    again = dealt_of(seed=6, partition=from_file, path=tmp_path / "split.json", settings=settings)
+    for one, two in zip(first.clients, again.clients, strict=True):
+        assert torch.equal(one.samples.inputs, two.samples.inputs)
+    assert torch.equal(first.shared.global_test.inputs, again.shared.global_test.inputs)
+    assert first.shared.transfer.digest == again.shared.transfer.digest
+
+
+def test_what_a_saved_split_does_not_say_is_drawn_from_rows_that_it_gives_to_nobody(tmp_path):
+    clients = (np.arange(0, 40), np.arange(60, 120))
+    write_split(tmp_path / "split.json", SavedSplit(clients))
+    settings = SplitSettings(path=str(tmp_path / "split.json"))
+    options = {"partition": from_file, "path": tmp_path / "split.json", "settings": settings, "num_clients": 2}
+    dealt = dealt_of(**options)
+    assert [own.tolist() for own in dealt.split.clients] == [own.tolist() for own in clients]
+    free = set(range(40, 60)) | set(range(120, 200))
+    assert set(dealt.split.transfer) <= free
+    assert set(dealt.split.global_test) <= free
+    assert (len(dealt.split.transfer), len(dealt.split.global_test)) == (30, 20)
+    assert set(dealt.split.transfer).isdisjoint(dealt.split.global_test)
+    assert dealt.num_unused == 200 - 100 - 30 - 20
+
+
+def labelled_deal(number, **options):
+    data = numbered_data((100, 60, 40))
+    transfer = options.pop("transfer", hold_out(data, 30, 0))
+    return deal(data, partial(iid, num_clients=4, seed=0), transfer, SplitSettings(), 0, number)
+
+
+def test_the_server_is_given_labels_of_the_first_transfer_samples_only_where_that_is_configured():
+    assert labelled_deal(0).server_labels is None
+    dealt = labelled_deal(7)
+    labels = numbered_data((100, 60, 40)).samples.labels
+    assert dealt.server_labels.tolist() == labels[numbers(dealt.shared.transfer.inputs)[:7]].tolist()
+    assert federate(dealt, SplitSettings(), 0).server_labels is dealt.server_labels
+
+
+def test_labels_that_are_not_known_cannot_be_given_to_the_server():
+    with pytest.raises(ConfigurationError, match=r"transfer\.labelled=31 must be at most 30"):
+        labelled_deal(31)
+    with pytest.raises(
+        ConfigurationError, match=r"transfer\.labelled=3, but the labels of this transfer set are not known"
+    ):
+        labelled_deal(3, transfer=TransferSet(torch.zeros(5, 1)))
+
+
+def test_a_transfer_set_made_of_no_rows_takes_none():
+    def noise(available):
+        return Chosen(torch.zeros(5, 1), kept=available)
+
+    dealt = dealt_of(transfer=noise)
+    assert dealt.split.transfer is None
+    assert sum(len(own.samples) for own in dealt.clients) == 160
 
 
 @pytest.mark.parametrize("name", ["global_test", "validation", "test"])

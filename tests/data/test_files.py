@@ -47,7 +47,7 @@ def refused(read, path):
 
 
 def read_own(path):
-    return read_client(path, SHARED)
+    return read_client(path, SHARED).samples
 
 
 READERS = {"client": (read_own, client_arrays), "shared": (read_shared, shared_arrays)}
@@ -63,7 +63,7 @@ def bits(tensor):
 def test_samples_of_a_client_come_back_bit_by_bit(tmp_path):
     samples = Samples(SPECIAL, torch.tensor([2, 0, 2]))
     write_client(tmp_path / "client.npz", samples)
-    read = read_client(tmp_path / "client.npz", SHARED)
+    read = read_client(tmp_path / "client.npz", SHARED).samples
     assert (bits(read.inputs), bits(read.labels)) == (bits(samples.inputs), bits(samples.labels))
     assert [path.name for path in tmp_path.iterdir()] == ["client.npz"]
 
@@ -96,7 +96,7 @@ def test_files_are_plain_arrays_under_their_documented_names(tmp_path):
         assert arrays["class_names"].tolist() == list(SHARED.class_names)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float16, np.float64, ">f4"])
+@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.float16, np.float64, ">f4"])
 def test_inputs_of_any_number_become_float32_with_the_same_values(archive, dtype):
     inputs = np.array([[0, 1], [2, 255], [128, 7]]).astype(dtype)
     read = read_own(archive(client_arrays(inputs=inputs)))
@@ -105,6 +105,25 @@ def test_inputs_of_any_number_become_float32_with_the_same_values(archive, dtype
     shared = read_shared(archive(shared_arrays(transfer=inputs, test_inputs=inputs, test_labels=np.array([0, 1, 2]))))
     assert shared.transfer.inputs.tolist() == shared.global_test.inputs.tolist() == [[0, 1], [2, 255], [128, 7]]
     assert shared.transfer.inputs.dtype == shared.global_test.inputs.dtype == torch.float32
+
+
+def test_inputs_of_bytes_are_pixels_which_a_model_sees_from_0_to_1(archive):
+    pixels = np.array([[0, 51], [102, 153], [204, 255]], np.uint8)
+    read = read_own(archive(client_arrays(inputs=pixels)))
+    assert bits(read.inputs) == bits(torch.from_numpy(pixels))
+    shared = read_shared(archive(shared_arrays(transfer=pixels)))
+    assert shared.transfer.inputs.dtype == torch.float32
+    assert shared.transfer.inputs.tolist() == pytest.approx(np.array([[0, 0.2], [0.4, 0.6], [0.8, 1]]))
+
+
+def test_the_order_in_time_of_a_clients_samples_comes_back(tmp_path, archive):
+    order = np.array([7, 3, 4])
+    write_client(tmp_path / "client.npz", Samples(SPECIAL, torch.tensor([2, 0, 2])), order)
+    assert read_client(tmp_path / "client.npz", SHARED).order.tolist() == [7, 3, 4]
+    assert read_client(archive(client_arrays()), SHARED).order is None
+    for wrong in (np.array([1, 2]), np.array([0.5, 1, 2])):
+        expected = f"order must be a whole number for each of the 3 samples, not {wrong.dtype} {wrong.shape}."
+        assert refused(read_own, archive(client_arrays(order=wrong))) == expected
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.uint64])
