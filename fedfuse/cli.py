@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from fedfuse import __version__
-from fedfuse.commands import certs, client, compare, export, list, report, run, server
+from fedfuse.commands import certs, client, compare, data, export, list, report, run, server
 from fedfuse.errors import ConfigurationError, FedfuseError, unknown_name
 
 INTERRUPTED = 130
@@ -17,6 +17,7 @@ COMMANDS: dict[str, ModuleType] = {
     "compare": compare,
     "report": report,
     "list": list,
+    "data": data,
     "server": server,
     "client": client,
     "certs": certs,

@@ -16,6 +16,7 @@ TABLES = {
     "objectives": {"objective": "objective=NAME"},
     "data": {"data": "data=NAME"},
     "partitions": {"partition": "partition=NAME"},
+    "corruptions": {"corruption": "corruption=[NAME,...]"},
     "models": {"model": "model=[NAME,...]"},
     "carriers": {CARRIER: "a strategy names them in `sends` and `returns`"},
     "protectors": {"privacy": "privacy=[NAME,...]"},

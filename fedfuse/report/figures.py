@@ -30,6 +30,7 @@ GREY = "#666666"
 MOST_NAMED_CLIENTS = 20  # on an axis, so that neighbouring ids do not touch
 MOST_NUMBERED_CELLS = 12  # a side
 MOST_NAMED_CLASSES = 20
+HEAT_MAP_WIDTH = 0.75  # of that of its figure
 CHARACTERS_AN_INCH = 9  # of figure width, on an axis
 
 COLOUR_MAP = "Blues"  # from light to dark, so that it reads the same in grey
@@ -193,8 +194,10 @@ def accuracy_by_client(clients: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 @paper_style
-def label_distribution(clients: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> "Figure":
-    """Draw how many training examples of each class each client has.
+def label_distribution(
+    clients: Sequence[Mapping[str, Any]], class_names: Sequence[str], counted: str = "training examples"
+) -> "Figure":
+    """Draw how many training examples, or other things, of each class each client has.
 
     Up to 20 clients as bubbles, whose areas are the counts; more, for which bubbles are too small, as a heat
     map.
@@ -205,6 +208,8 @@ def label_distribution(clients: Sequence[Mapping[str, Any]], class_names: Sequen
         Clients of the summary of which the label counts are known.
     class_names : sequence of str
         May be empty: classes are then numbered.
+    counted : str
+        What the counts are of.
     """
     counts = np.array([client["label_counts"] for client in clients]).T  # [classes, clients]
     num_classes, num_clients = counts.shape
@@ -215,18 +220,15 @@ def label_distribution(clients: Sequence[Mapping[str, Any]], class_names: Sequen
     figure, axes = _figure(width, height)
 
     if num_clients > MOST_NAMED_CLIENTS:
-        _heat_map(figure, axes, counts, "training examples", 0.5, aspect="auto", origin="lower")
+        _heat_map(figure, axes, counts, counted, 0.5, aspect="auto", origin="lower")
     else:
         room = width - 0.5 - 0.06 * max(len(name) for name in names)
         cell = min(room / num_clients, (height - 1.0) / num_classes)  # inches
         area = (72 * cell) ** 2 / largest  # square points an example: the largest bubble fills its cell
-        label, client = np.nonzero(counts)
-        axes.scatter(client, label, area * counts[label, client], BLUE, linewidth=0)
+        draw_bubbles(axes, counts, area)
         for size in legend_sizes(largest):
             axes.scatter([], [], area * size, BLUE, linewidth=0, label=str(size))
-        figure.legend(loc="outside upper center", ncols=3, handletextpad=0.3, title="training examples")
-        axes.set_xlim(-0.6, num_clients - 0.4)
-        axes.set_ylim(-0.6, num_classes - 0.4)
+        figure.legend(loc="outside upper center", ncols=3, handletextpad=0.3, title=counted)
     _name_clients(axes, width, range(num_clients), [client["client_id"] for client in clients])
     step = -(-num_classes // MOST_NAMED_CLASSES)
     axes.set_yticks(range(0, num_classes, step), names[::step])
@@ -265,6 +267,25 @@ def relevance_map(round: int, relevance: NDArray[Any], client_ids: Sequence[int]
     return figure
 
 
+def draw_bubbles(axes: "Axes", counts: NDArray[Any], area: float) -> None:
+    """Draw a bubble for each client (x axis) and class (y axis) that go together.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    counts : ndarray
+        ``[classes, clients]``.
+    area : float
+        The area of a bubble of count 1, in square points.
+    """
+    num_classes, num_clients = counts.shape
+    label, client = np.nonzero(counts)
+    axes.scatter(client, label, area * counts[label, client], BLUE, linewidth=0)
+    axes.set_xlim(-0.6, num_clients - 0.4)
+    axes.set_ylim(-0.6, num_classes - 0.4)
+
+
 def legend_sizes(largest: int) -> list[int]:
     """Choose up to three round numbers for the legend of bubbles: 734 gives 20, 100 and 500."""
     power = 10 ** (len(str(largest)) - 1)
@@ -292,7 +313,10 @@ def _heat_map(
     from matplotlib.colors import PowerNorm
 
     norm = PowerNorm(gamma, vmin=0, vmax=values.max())
-    image = axes.imshow(values, cmap=COLOUR_MAP, norm=norm, aspect=aspect, origin=origin)
+    # By itself, matplotlib smooths cells that are narrower than three dots, also across rows.
+    room = HEAT_MAP_WIDTH * figure.get_figwidth() * DOTS_PER_INCH
+    interpolation = "nearest" if values.shape[1] <= room else "auto"
+    image = axes.imshow(values, cmap=COLOUR_MAP, norm=norm, aspect=aspect, origin=origin, interpolation=interpolation)
     bar = figure.colorbar(image, ax=axes, label=label, shrink=0.8, aspect=25, pad=0.02)
     bar.outline.set_visible(False)
     axes.spines[:].set_visible(False)

@@ -1,7 +1,7 @@
 """The words of a command that composes a given configuration: what in it differs from the defaults."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from fedfuse.composition import MISSING, compose, quote
 from fedfuse.configuration import Component, Configuration
 from fedfuse.errors import ConfigurationError
 
-GROUPS = ("data", "partition", "strategy", "engine")
+GROUPS = ("data", "strategy", "engine")
 TARGET = "_target_"
 READ_AS_OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")
 
@@ -33,9 +33,8 @@ def overrides_of(configuration: Configuration) -> list[str] | None:
     try:
         overrides = _choices(compose([]), wanted)
         base = compose(overrides)
-        if base.objective.name != wanted.objective.name:  # known only now: a strategy may bring an objective along
-            overrides.append(f"objective={wanted.objective.name}")
-            base = compose(overrides)
+        overrides += _brought_along(base, wanted)  # known only now: data may bring a partition, a strategy an objective
+        base = compose(overrides)
         overrides += _changes("", base, wanted)
         return overrides if compose(overrides) == wanted else None
     except ConfigurationError:
@@ -48,11 +47,31 @@ def _choices(base: Configuration, wanted: Configuration) -> list[str]:
     for group in GROUPS:
         part = getattr(wanted, group)
         if part.name != getattr(base, group).name:
-            choices.append(f"{group}={part.name}")
-            if isinstance(part, Component) and catalogue.read(group, part.name, catalogue.folders())[TARGET] == MISSING:
-                choices.append(f"{group}.{TARGET}={_value(part.target)}")
+            choices += _choice(group, part)
+    source = wanted.transfer.source
+    if source.name != base.transfer.source.name:
+        choices += _choice("transfer", source, "transfer.source")
+        if wanted.transfer.data is not None:
+            choices.append(f"transfer.data={_part('data', wanted.transfer.data)}")
     if wanted.transfer.policy.name != base.transfer.policy.name:
         choices.append(f"transfer/policy={wanted.transfer.policy.name}")
+    return choices
+
+
+def _brought_along(base: Configuration, wanted: Configuration) -> list[str]:
+    """Choose the parts that other parts have defaults for."""
+    choices = [] if base.partition.name == wanted.partition.name else _choice("partition", wanted.partition)
+    return choices if base.objective.name == wanted.objective.name else [*choices, f"objective={wanted.objective.name}"]
+
+
+def _choice(group: str, part: Any, key: str | None = None) -> list[str]:  # noqa: ANN401 an engine is no component
+    """Choose one part, and set the values that its file leaves to the user."""
+    choices = [f"{group}={part.name}"]
+    if isinstance(part, Component):
+        file = catalogue.read(group, part.name, catalogue.folders())
+        usual: Mapping[str, Any] = file if key is None else file["source"]
+        given = {TARGET: part.target, **part.arguments}
+        choices += [f"{key or group}.{name}={_value(given[name])}" for name in usual if usual[name] == MISSING]
     return choices
 
 
@@ -62,6 +81,8 @@ def _changes(key: str, base: Any, wanted: Any) -> Iterator[str]:  # noqa: ANN401
         return
     if key.startswith("predictor.") and isinstance(wanted, Component):
         yield f"{key}={_part('predictor', wanted)}"
+    elif key == "transfer.data" and isinstance(wanted, Component):
+        yield f"{key}={_part('data', wanted)}"
     elif isinstance(wanted, Component):
         if base.target != wanted.target:
             yield f"{key}.{TARGET}={_value(wanted.target)}"

@@ -25,5 +25,15 @@ def test_list_of_one_table_shows_the_users_own_parts(capsys, tmp_path):
     assert main(["list", "partitions", "--config-dir", "own"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "partitions (partition=NAME)"
-    assert lines[1] == "  by_day     Each client one day."
-    assert [line.split()[0] for line in lines[1:-1]] == ["by_day", "dirichlet", "iid"]
+    assert lines[1].split(maxsplit=1) == ["by_day", "Each client one day."]
+    shipped = ["dirichlet", "dirichlet_in_domain", "file", "iid", "natural", "pathological", "shards"]
+    sizes = ["size_exponential", "size_linear"]
+    assert [line.split()[0] for line in lines[1:-1]] == ["by_day", "by_domain", *shipped, *sizes]
+
+
+def test_list_of_corruptions_says_what_each_does(capsys):
+    assert main(["list", "corruptions"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "corruptions (corruption=[NAME,...])"
+    assert lines[1].startswith("  noisy_features  Gaussian noise on the inputs")
+    assert lines[2].startswith("  noisy_labels    In a share of the clients,")
