@@ -35,6 +35,8 @@ class Knowledge:
         tensor is finite.
     num_examples : int, optional
         The client's number of training examples, where it may travel.
+    label_counts : tuple[int, ...], optional
+        The client's number of training examples of each class, where it may travel.
 
     Raises
     ------
@@ -46,12 +48,17 @@ class Knowledge:
     round: int
     carriers: Mapping[str, Tensors]
     num_examples: int | None = None
+    label_counts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.client_id < 0 or self.round < 1:
             raise InvalidKnowledgeError(f"client {self.client_id}, round {self.round}: out of range")
         if self.num_examples is not None and not 1 <= self.num_examples < 2**40:
             raise InvalidKnowledgeError(f"implausible number of examples: {self.num_examples}")
+        if self.label_counts is not None:
+            plausible = all(0 <= count < 2**40 for count in self.label_counts)
+            if not plausible or not any(self.label_counts):
+                raise InvalidKnowledgeError("implausible label counts")
         for carrier, tensors in self.carriers.items():
             check_finite(carrier, tensors)
         object.__setattr__(self, "carriers", _freeze(self.carriers))
@@ -92,6 +99,8 @@ class KnowledgeBatch:
         The ``weights`` carrier, a stack for each cohort.
     num_examples : Tensor, optional
         float64 ``[N]``, where the strategy declares ``needs = {"num_examples"}``.
+    label_counts : Tensor, optional
+        float64 ``[N, C]``, where the strategy declares ``needs = {"label_counts"}``.
     """
 
     client_ids: tuple[int, ...]
@@ -99,6 +108,7 @@ class KnowledgeBatch:
     tensors: Mapping[str, Tensors]
     weights: tuple[WeightStack, ...] = ()
     num_examples: Tensor | None = None
+    label_counts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.client_ids)
@@ -136,6 +146,26 @@ class KnowledgeBatch:
         return self.tensor("prototypes", "mask")
 
     @property
+    def class_logits(self) -> Tensor:
+        """Mean logits by class of the sample ``[N, C, C]``; zero where a client has no such class."""
+        return self.tensor("class_logits", "class_logits")
+
+    @property
+    def class_logits_mask(self) -> Tensor:
+        """Bool ``[N, C]``: which classes each client has."""
+        return self.tensor("class_logits", "mask")
+
+    @property
+    def densities(self) -> Tensor:
+        """How likely each client's data make each transfer sample: log-densities ``[N, M]``; zero where unanswered."""
+        return self.tensor("densities", "densities")
+
+    @property
+    def familiarity(self) -> Tensor:
+        """``[N, M]``, from 0 to 1: the share of a client's own samples that are less likely to it than this one."""
+        return self.tensor("densities", "familiarity")
+
+    @property
     def example_shares(self) -> Tensor:
         """Each client's share of all training examples, float64 ``[N]``, summing to one.
 
@@ -147,6 +177,19 @@ class KnowledgeBatch:
         if self.num_examples is None:
             raise KeyError("no example counts in this batch: the strategy's needs must name 'num_examples'")
         return self.num_examples / self.num_examples.sum()
+
+    @property
+    def label_shares(self) -> Tensor:
+        """Each client's true label distribution, float64 ``[N, C]``, rows summing to one.
+
+        Raises
+        ------
+        KeyError
+            If the strategy did not declare ``needs = {"label_counts"}``.
+        """
+        if self.label_counts is None:
+            raise KeyError("no label counts in this batch: the strategy's needs must name 'label_counts'")
+        return self.label_counts / self.label_counts.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)

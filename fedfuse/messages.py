@@ -203,6 +203,8 @@ class Reply:
             header["carriers"] = _text(sorted(self.knowledge.carriers))
             if self.knowledge.num_examples is not None:
                 header["num-examples"] = self.knowledge.num_examples
+            if self.knowledge.label_counts is not None:
+                header["label-counts"] = json.dumps(self.knowledge.label_counts)
         record = RecordDict(
             {
                 "reply": ConfigRecord(header),  # type: ignore[arg-type]
@@ -234,6 +236,7 @@ class Reply:
                 round=round,
                 carriers=_read_carriers(record, _names(header, "carriers")),
                 num_examples=_integer(header, "num-examples") if "num-examples" in header else None,
+                label_counts=_integers(header, "label-counts") if "label-counts" in header else None,
             )
         return Reply(
             client_id=client_id,
@@ -296,6 +299,13 @@ def _integer(record: ConfigRecord, key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidKnowledgeError(f"{key} is no integer")
     return value
+
+
+def _integers(record: ConfigRecord, key: str) -> tuple[int, ...]:
+    values = json.loads(str(record[key]))
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise InvalidKnowledgeError(f"{key} is no list of integers")
+    return tuple(values)
 
 
 def _text(names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedfuse.carriers.carrier import CARRIERS, stack
+from fedfuse.carriers.carrier import CARRIERS, ON_TRANSFER_SET, stack
 from fedfuse.carriers.expectation import Expectation
 from fedfuse.carriers.soft_labels import SIMPLEX_TOLERANCE
 from fedfuse.errors import FedfuseError, TooFewClientsError
@@ -146,7 +146,7 @@ class Rounds:
                 run=self.run,
                 sends=tuple(sorted(strategy.sends)),
                 facts=facts,
-                rows=rows if "soft_labels" in strategy.sends else None,
+                rows=rows if strategy.sends & ON_TRANSFER_SET else None,
                 fused=fused,
                 fused_round=fused_round,
             )
@@ -177,6 +177,10 @@ class Rounds:
             raise InvalidKnowledgeError(f"sent {came}, asked for {sorted(strategy.sends)}")
         if ("num_examples" in strategy.needs) != (knowledge.num_examples is not None):
             raise InvalidKnowledgeError("told its number of examples unasked, or not although asked")
+        if ("label_counts" in strategy.needs) != (knowledge.label_counts is not None):
+            raise InvalidKnowledgeError("told its label counts unasked, or not although asked")
+        if knowledge.label_counts is not None and len(knowledge.label_counts) != self.server.num_classes:
+            raise InvalidKnowledgeError(f"told {len(knowledge.label_counts)} label counts")
         expected = self.roster.expectation(reply.client_id, reply.round, self._rows(reply.round))
         for carrier, tensors in knowledge.carriers.items():
             CARRIERS[carrier].check(tensors, expected)

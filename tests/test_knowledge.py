@@ -39,6 +39,8 @@ def test_knowledge_holds_what_it_was_given():
     assert knowledge.carriers["soft_labels"]["soft_labels"].tolist() == [[0.25, 0.75]]
     assert knowledge.num_examples == 1
     assert Knowledge(0, 1, {}).num_examples is None
+    assert Knowledge(0, 1, {}, label_counts=(0, 2**40 - 1)).label_counts == (0, 2**40 - 1)
+    assert Knowledge(0, 1, {}).label_counts is None
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,10 @@ def test_knowledge_holds_what_it_was_given():
         ({"num_examples": 0}, "implausible number of examples: 0"),
         ({"num_examples": -5}, "implausible number of examples: -5"),
         ({"num_examples": 2**40}, "implausible number of examples: 1099511627776"),
+        ({"label_counts": (3, -1)}, "implausible label counts"),
+        ({"label_counts": (2**40, 1)}, "implausible label counts"),
+        ({"label_counts": (0, 0)}, "implausible label counts"),
+        ({"label_counts": ()}, "implausible label counts"),
     ],
 )
 def test_numbers_out_of_range_are_refused(changes, message):
@@ -112,6 +118,10 @@ def test_a_batch_gives_the_tensors_of_each_carrier():
         ("mask", "soft_labels"),
         ("prototypes", "prototypes"),
         ("prototype_mask", "prototypes"),
+        ("class_logits", "class_logits"),
+        ("class_logits_mask", "class_logits"),
+        ("densities", "densities"),
+        ("familiarity", "densities"),
     ],
 )
 def test_a_carrier_that_was_not_asked_for_is_named(name, carrier):
@@ -127,6 +137,28 @@ def test_example_shares_sum_to_one():
 def test_example_shares_need_the_counts():
     with pytest.raises(KeyError, match="needs must name 'num_examples'"):
         _ = batch().example_shares
+
+
+def test_label_shares_of_each_client_sum_to_one():
+    knowledge = batch(label_counts=torch.tensor([[30.0, 10.0], [0.0, 2.0]], dtype=torch.float64))
+    assert knowledge.label_shares.tolist() == [[0.75, 0.25], [0, 1]]
+
+
+def test_label_shares_need_the_counts():
+    with pytest.raises(KeyError, match="needs must name 'label_counts'"):
+        _ = batch().label_shares
+
+
+def test_a_batch_gives_class_logits_and_densities():
+    tensors = {
+        "class_logits": {"class_logits": torch.zeros(2, 5, 5), "mask": torch.ones(2, 5, dtype=torch.bool)},
+        "densities": {"densities": torch.full((2, 4), -3.0), "familiarity": torch.zeros(2, 4)},
+    }
+    knowledge = batch(tensors=tensors)
+    assert knowledge.class_logits is tensors["class_logits"]["class_logits"]
+    assert knowledge.class_logits_mask is tensors["class_logits"]["mask"]
+    assert knowledge.densities is tensors["densities"]["densities"]
+    assert knowledge.familiarity is tensors["densities"]["familiarity"]
 
 
 def test_a_batch_and_its_weights_cannot_be_changed():

@@ -159,6 +159,28 @@ def test_the_number_of_examples_stays_untold():
     assert Reply.from_record(sent(Reply(0, 1, "digest", knowledge).to_record())).knowledge.num_examples is None
 
 
+def test_label_counts_survive_or_stay_untold():
+    for counts in ((0, 7, 2**40 - 1), None):
+        knowledge = Knowledge(0, 1, {"weights": {"bias": random(3)}}, label_counts=counts)
+        received = Reply.from_record(sent(Reply(0, 1, "digest", knowledge).to_record()))
+        assert received.knowledge.label_counts == counts
+
+
+@pytest.mark.parametrize("value", ["3", "[", "[1.0]", '["1"]', "[true]", "[[1]]", "{}", "null", 3])
+def test_label_counts_must_be_whole_numbers(value):
+    record = valid_reply()
+    record["reply"]["label-counts"] = value
+    text = refused(Reply.from_record, record)
+    assert text in ("label-counts is no list of integers", "malformed message (JSONDecodeError)")
+
+
+@pytest.mark.parametrize("value", ["[0, 0]", "[-1, 3]", "[1, 1099511627776]", "[]"])
+def test_label_counts_must_be_in_range(value):
+    record = valid_reply()
+    record["reply"]["label-counts"] = value
+    assert refused(Reply.from_record, record) == "implausible label counts"
+
+
 def test_knowledge_of_no_carrier_is_not_the_same_as_no_knowledge():
     received = Reply.from_record(sent(Reply(0, 1, "digest", Knowledge(0, 1, {})).to_record()))
     assert dict(received.knowledge.carriers) == {}

@@ -15,6 +15,7 @@ from fedfuse.checkpoint import FOLDER, SERVER
 from fedfuse.client.learn import learn
 from fedfuse.client.state import ABSORBED, SHARED, Generation, MemoryStore
 from fedfuse.composition import compose
+from fedfuse.configuration import FACTS
 from fedfuse.engine import sequential
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import FedfuseError, TooFewClientsError
@@ -199,6 +200,7 @@ JUNK = ArrayRecord({"soft_labels": Array("float32", (40, 10), "numpy.ndarray", b
 FAILURE = ConfigRecord({"code": "diverged", "text": "weights are not finite"})
 ESCAPES = ConfigRecord({"code": "failed", "text": "\x1b[2J\nround 9/9  personal 100 %" + 500 * "x"})
 SUBSET = "transfer/policy=random_subset"
+ORACLE, TELLS_LABELS = "strategy=oracle", "share_facts=[num_examples,test_metrics,label_counts]"
 
 # By name: the overrides, the fault, the reason that is given.
 ANY_PHASE = {
@@ -273,6 +275,36 @@ SHARE_FAULTS = ANY_PHASE | {
         ["strategy=fedavg"],
         header(**{"num-examples": 2**60}),
         f"implausible number of examples: {2**60}",
+    ),
+    "label-counts-unasked": (
+        [],
+        header(**{"label-counts": "[1, 2]"}),
+        "told its label counts unasked, or not although asked",
+    ),
+    "label-counts-missing": (
+        [ORACLE, TELLS_LABELS],
+        lambda reply: [reply] if reply.content["reply"].pop("label-counts") else [],
+        "told its label counts unasked, or not although asked",
+    ),
+    "label-counts-of-fewer-classes": (
+        [ORACLE, TELLS_LABELS],
+        header(**{"label-counts": "[3, 4]"}),
+        "told 2 label counts",
+    ),
+    "densities-on-other-rows": (
+        [SUBSET, "strategy=density_weighted"],
+        tensors(lambda own: own | {"rows": (own["rows"] + 1) % 40}, "densities"),
+        "densities are on other transfer rows than were asked for",
+    ),
+    "densities-infinite": (
+        ["strategy=density_weighted"],
+        tensors(lambda own: own | {"densities": own["densities"] * torch.inf}, "densities"),
+        "densities: densities is not finite, or above 1e12",
+    ),
+    "class-logits-of-fewer-classes": (
+        ["strategy=fd"],
+        tensors(lambda own: own | {"class_logits": own["class_logits"][:, 1:]}, "class_logits"),
+        "class logits have shape [10, 9], expected [10, 10]",
     ),
     "weights-missing": (
         ["strategy=fedavg"],
@@ -680,11 +712,24 @@ def test_requests_ask_for_the_same_rows_of_everybody_and_others_each_round():
     assert not torch.equal(rows[0][0], rows[1][0])
 
 
+@pytest.mark.parametrize(("sends", "rows"), [({"densities"}, 40), ({"soft_labels"}, 40), ({"prototypes"}, None)])
+def test_rows_are_asked_for_where_something_of_the_transfer_set_is_sent(sends, rows):
+    simulation = simulation_of()
+    rounds = Rounds(RoundSettings(0, 4, 1.0, 1, frozenset()), simulation.server, Observers())
+    rounds.roster.describe_new_nodes(Wire(simulation), 1)
+    strategy = type("Mine", (FusionStrategy,), {"sends": sends})()
+    for message in rounds.share_messages(strategy, 1):
+        asked = Request.from_record(message.content).rows
+        assert (None if asked is None else len(asked)) == rows
+
+
 def test_only_facts_that_the_strategy_needs_and_the_configuration_allows_are_asked_for(tmp_path):
     for overrides, facts in (
         (["strategy=fedavg"], ("num_examples",)),
         (["strategy=fedavg", "share_facts=[test_metrics]"], ()),
         (["strategy=knfu"], ()),
+        ([ORACLE, TELLS_LABELS], ("label_counts",)),
+        ([ORACLE], ()),
     ):
         simulation = assemble_unchecked(*overrides)
         rounds = Rounds(
@@ -696,7 +741,8 @@ def test_only_facts_that_the_strategy_needs_and_the_configuration_allows_are_ask
 
 
 def assemble_unchecked(*overrides):
-    simulation = simulation_of(*[override for override in overrides if "share_facts" not in override])
+    others = [override for override in overrides if "share_facts" not in override]
+    simulation = simulation_of(*others, f"share_facts=[{','.join(FACTS)}]")
     return replace(simulation, configuration=compose([*BASE, *overrides]))
 
 

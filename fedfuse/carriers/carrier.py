@@ -6,7 +6,17 @@ from typing import Protocol
 
 import torch
 
-from fedfuse.carriers import prototypes, soft_labels, weights
+from fedfuse.carriers import (
+    class_logits,
+    densities,
+    generated,
+    head,
+    private_features,
+    private_soft_labels,
+    prototypes,
+    soft_labels,
+    weights,
+)
 from fedfuse.carriers.expectation import Expectation
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client.fit import Fit
@@ -45,7 +55,42 @@ class Carrier(Protocol):
 
 
 CARRIERS: Mapping[str, Carrier] = MappingProxyType(
-    {"soft_labels": soft_labels, "weights": weights, "prototypes": prototypes}
+    {
+        "soft_labels": soft_labels,
+        "weights": weights,
+        "prototypes": prototypes,
+        "class_logits": class_logits,
+        "densities": densities,
+        "head": head,
+        "generated": generated,
+        "private_features": private_features,
+        "private_soft_labels": private_soft_labels,
+    }
+)
+STACKED = MappingProxyType(
+    {
+        "soft_labels": soft_labels,
+        "prototypes": prototypes,
+        "class_logits": class_logits,
+        "densities": densities,
+        "head": head,
+        "private_features": private_features,
+    }
+)
+# What clients only send, and what only comes back to them.
+ONLY_SENT = frozenset({"densities", "private_features"})
+ONLY_RETURNED = frozenset({"generated", "private_soft_labels"})
+# What says something of transfer samples, and is asked for on some of their rows.
+ON_TRANSFER_SET = frozenset({"soft_labels", "densities"})
+# What an objective learns from, and what it calls that.
+TAUGHT = MappingProxyType(
+    {
+        "soft_labels": "soft_labels",
+        "prototypes": "prototypes",
+        "class_logits": "class_logits",
+        "generated": "generated",
+        "private_soft_labels": "soft_labels",
+    }
 )
 
 
@@ -67,15 +112,17 @@ def stack(knowledge: Sequence[Knowledge], expected: Sequence[Expectation]) -> Kn
     sent = knowledge[0].carriers
     tensors = {
         name: carrier.stack([own.carriers[name] for own in knowledge], expected)
-        for name, carrier in {"soft_labels": soft_labels, "prototypes": prototypes}.items()
+        for name, carrier in STACKED.items()
         if name in sent
     }
     cohorts = weights.stack([own.carriers["weights"] for own in knowledge], expected) if "weights" in sent else ()
-    counts = [own.num_examples for own in knowledge]
+    examples = [own.num_examples for own in knowledge]
+    labels = [own.label_counts for own in knowledge]
     return KnowledgeBatch(
         client_ids=tuple(own.client_id for own in knowledge),
         round=knowledge[0].round,
         tensors=tensors,
         weights=cohorts,
-        num_examples=None if any(count is None for count in counts) else torch.tensor(counts, dtype=torch.float64),
+        num_examples=None if None in examples else torch.tensor(examples, dtype=torch.float64),
+        label_counts=None if None in labels else torch.tensor(labels, dtype=torch.float64),
     )

@@ -124,6 +124,7 @@ def absorb(
                 terms=(Term("transfer", settings.objective),),
                 optimizer=settings.absorb.optimizer,
                 objective_state=state.objective_state.get("absorb", {}),
+                proximal=settings.absorb.proximal,
             )
         )
     taught = train_states("absorb", states, jobs, fit)

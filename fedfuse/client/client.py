@@ -58,7 +58,8 @@ class ClientSettings:
     protectors : tuple[Protector, ...]
         Applied in this order before anything is sent.
     share_facts : frozenset[str]
-        The private facts that may travel at all: ``num_examples``, ``test_metrics``.
+        The private facts that may travel at all: ``num_examples``, ``label_counts``, ``private_labels``,
+        ``test_metrics``.
     """
 
     seed: int

@@ -23,11 +23,12 @@ class Stream:
     Parameters
     ----------
     tensors : Tensors
-        A row for each sample: ``inputs``, and ``labels`` or ``soft_labels``.
+        A row for each sample: ``inputs``, or ``features`` that enter the model at its head; and ``labels`` or
+        ``soft_labels``.
     plan : Tensor
         int64 ``[steps, batch_size]`` row numbers; -1 pads a batch that is not full.
     constants : Tensors
-        What is the same for every batch, for example ``prototypes``.
+        What is the same for every batch, for example ``prototypes`` or ``class_logits``.
     """
 
     tensors: Tensors
@@ -55,13 +56,16 @@ class FitJob:
     parameters : Tensors
         Where it starts.
     streams : Mapping[str, Stream]
-        By name: ``private``, ``transfer``, or both with equally many steps.
+        By name: ``private`` or ``transfer``, or ``private`` and ``head`` side by side with equally many steps.
     terms : tuple[Term, ...]
         The loss; the same for all jobs of a cohort.
     optimizer : OptimizerSettings
         The same for all jobs of a cohort. It starts afresh.
     objective_state : Tensors
         What the objectives remember, as ``<term number>.<name>``.
+    proximal : float
+        How strongly every step pulls back to where the training started: mu of FedProx (Li et al., 2020, arXiv
+        1812.06127, equation 2). The same for all jobs of a cohort.
     """
 
     architecture: Architecture
@@ -70,6 +74,7 @@ class FitJob:
     terms: tuple[Term, ...]
     optimizer: OptimizerSettings
     objective_state: Tensors = field(default_factory=dict)
+    proximal: float = 0.0
 
     @property
     def num_steps(self) -> int:
@@ -111,6 +116,7 @@ def batch_plan(order: Tensor, batch_size: int) -> Tensor:
 
 def loss_of_step(
     forward: Callable[[Tensor], Outputs],
+    head: Callable[[Tensor], Tensor],
     terms: Sequence[Term],
     batches: Mapping[str, Batch],
     masks: Mapping[str, Tensor],
@@ -122,6 +128,8 @@ def loss_of_step(
     ----------
     forward : Callable
         The client's model.
+    head : Callable
+        Its last layer alone, from features to logits.
     terms : Sequence[Term]
         The loss is the weighted sum of these; each is the mean over the samples that are no padding.
     batches, masks : Mapping
@@ -137,7 +145,10 @@ def loss_of_step(
     state : dict[str, Tensor]
         The next state, without gradients: a step never reaches back into the step before.
     """
-    outputs = {name: forward(batch["inputs"]) for name, batch in batches.items()}
+    outputs = {
+        name: forward(batch["inputs"]) if "inputs" in batch else Outputs(head(batch["features"]), batch["features"])
+        for name, batch in batches.items()
+    }
     total: Tensor | None = None
     next_state: dict[str, Tensor] = {}
     for number, term in enumerate(terms):
@@ -151,6 +162,13 @@ def loss_of_step(
         total = term.weight * loss if total is None else total + term.weight * loss
     assert total is not None, "a fit needs at least one term"
     return total, next_state
+
+
+def pull_back(parameters: Iterable[Tensor], start: Iterable[Tensor], strength: float) -> None:
+    """Add to the gradients that of ``strength / 2`` times the squared distance to where the training started."""
+    for parameter, anchor in zip(parameters, start, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - anchor, alpha=strength)
 
 
 def initial_objective_state(terms: Sequence[Term]) -> dict[str, Tensor]:

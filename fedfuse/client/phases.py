@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from fedfuse.client.absorb import absorb
 from fedfuse.client.client import Client, ClientSettings, first_state
 from fedfuse.client.evaluate import evaluate
@@ -132,12 +135,14 @@ def share(
     seconds = {verb: total / len(clients) for verb, total in stopwatch.seconds.items()}
     answers = []
     for client, state, own, request in zip(clients, states, protected, requests, strict=True):
-        may_count = "num_examples" in request.facts and "num_examples" in settings.share_facts
+        told = settings.share_facts.intersection(request.facts)
+        labels = client.data.train.labels
         knowledge = Knowledge(
             client_id=client.client_id,
             round=request.round,
             carriers=own,
-            num_examples=len(client.data.train) if may_count else None,
+            num_examples=len(labels) if "num_examples" in told else None,
+            label_counts=_count(labels, settings.num_classes) if "label_counts" in told else None,
         )
         reply = Reply(client.client_id, request.round, settings.transfer.digest, knowledge=knowledge, seconds=seconds)
         answers.append(Answer(state, reply))
@@ -165,3 +170,7 @@ def absorb_and_evaluate(
         )
         for client, state, request, own in zip(clients, states, requests, metrics, strict=True)
     ]
+
+
+def _count(labels: Tensor, num_classes: int) -> tuple[int, ...]:
+    return tuple(torch.bincount(labels, minlength=num_classes).tolist())

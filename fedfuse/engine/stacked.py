@@ -18,7 +18,9 @@ from fedfuse.client.fit import (
     initial_objective_state,
     loss_of_step,
     make_optimizer,
+    pull_back,
 )
+from fedfuse.data.samples import as_numbers
 from fedfuse.models.outputs import Outputs
 
 
@@ -40,12 +42,14 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
         return []
     module = jobs[0].architecture.module()
     terms = jobs[0].terms
+    dtype = next(tensor.dtype for tensor in jobs[0].parameters.values() if tensor.is_floating_point())
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     stacked = {name: torch.stack([job.parameters[name] for job in jobs]) for name in jobs[0].parameters}
     parameters = {name: tensor.requires_grad_() for name, tensor in stacked.items() if name in trained}
     fixed = {name: tensor for name, tensor in stacked.items() if name not in trained}
     optimizer = make_optimizer(jobs[0].optimizer, parameters.values())
-    streams = {name: _StackedStream([job.streams[name] for job in jobs]) for name in jobs[0].streams}
+    start = [parameter.detach().clone() for parameter in parameters.values()] if jobs[0].proximal else []
+    streams = {name: _StackedStream([job.streams[name] for job in jobs], dtype) for name in jobs[0].streams}
     states = [dict(job.objective_state) or initial_objective_state(terms) for job in jobs]
     state = {name: torch.stack([own[name] for own in states]) for name in states[0]}
 
@@ -60,7 +64,16 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
             outputs: Outputs = functional_call(module, own_parameters | own_fixed, (inputs,))
             return outputs
 
-        return loss_of_step(forward, terms, batches, masks, own_state)
+        def head(features: Tensor) -> Tensor:
+            own = {
+                name.removeprefix("head."): tensor
+                for name, tensor in (own_parameters | own_fixed).items()
+                if name.startswith("head.")
+            }
+            logits: Tensor = functional_call(module.get_submodule("head"), own, (features,))
+            return logits
+
+        return loss_of_step(forward, head, terms, batches, masks, own_state)
 
     losses_of_clients = torch.vmap(loss_of_client)
     results: list[FitResult | None] = [None] * len(jobs)
@@ -76,6 +89,8 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
         optimizer.zero_grad(set_to_none=True)
         losses, state = losses_of_clients(parameters, fixed, batches, masks, state)
         torch.autograd.backward(losses.sum())
+        if jobs[0].proximal:
+            pull_back(parameters.values(), start, jobs[0].proximal)
         optimizer.step()
     return [result for result in results if result is not None]
 
@@ -90,7 +105,8 @@ def _read_row(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor], row
 class _StackedStream:
     """One stream of all clients: tensors padded to the longest, or held once where all clients share them."""
 
-    def __init__(self, streams: Sequence[Stream]) -> None:
+    def __init__(self, streams: Sequence[Stream], dtype: torch.dtype) -> None:
+        self._dtype = dtype
         steps = max(len(stream.plan) for stream in streams)
         self._plan = torch.stack(
             [torch.nn.functional.pad(stream.plan, (0, 0, 0, steps - len(stream.plan)), value=-1) for stream in streams]
@@ -116,4 +132,6 @@ class _StackedStream:
         rows = torch.where(mask, rows, rows[:, :1].clamp_min(0))
         batch = {name: tensor[rows] for name, tensor in self._shared.items()}
         batch |= {name: tensor[self._client, rows] for name, tensor in self._own.items()}
+        if "inputs" in batch:
+            batch["inputs"] = as_numbers(batch["inputs"], self._dtype)
         return batch | self._constants, mask

@@ -1,7 +1,7 @@
 """What every loss looks like to the training loop."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -18,7 +18,8 @@ class Objective(Protocol):
     ----------
     needs : frozenset[str]
         What the batch must hold: ``labels`` (int64 ``[B]``), ``soft_labels`` (``[B, C]``), ``prototypes`` (``[C, D]``)
-        with ``prototype_mask`` (bool ``[C]``).
+        with ``prototype_mask`` (bool ``[C]``), ``class_logits`` (``[C, C]``) with ``class_logits_mask`` (bool ``[C]``);
+        or ``generated``, for a loss on generated features, which are labelled samples of the feature space.
     """
 
     needs: ClassVar[frozenset[str]]
@@ -33,4 +34,20 @@ class Objective(Protocol):
         ``mask`` (bool ``[B]``) is false in padding rows, whose losses never count. A scalar must leave them out itself.
         The function is traced by ``torch.vmap``, so it must not branch on values.
         """
+        ...
+
+
+@runtime_checkable
+class HeadObjective(Objective, Protocol):
+    """A loss that also judges what the model's last layer makes of samples of the feature space, beside private data.
+
+    Attributes
+    ----------
+    at_head : Objective
+        The loss there. Its batch holds ``features`` (``[B, D]``) and ``labels``, and what was received of classes.
+    """
+
+    @property
+    def at_head(self) -> Objective:
+        """Return the loss of the head alone."""
         ...

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from fedfuse.carriers.carrier import CARRIERS
+from fedfuse.carriers.carrier import CARRIERS, ONLY_RETURNED
 from fedfuse.client.client import first_state
 from fedfuse.client.express import express
 from fedfuse.knowledge import InvalidKnowledgeError
@@ -13,15 +13,15 @@ from fedfuse.knowledge import InvalidKnowledgeError
 def test_what_a_client_expresses_is_what_is_expected_of_it(
     make_clients, make_settings, make_expectation, share_request, rows
 ):
-    settings = make_settings()
+    settings = make_settings(share_facts=frozenset({"private_labels"}))
     for client in make_clients():
-        request = share_request(sends=tuple(CARRIERS), rows=rows)
+        request = share_request(sends=tuple(CARRIERS.keys() - ONLY_RETURNED), rows=rows, facts=("private_labels",))
         (expressed,) = express([client], [first_state(client, settings)], [request], settings)
         for carrier, tensors in expressed.items():
             CARRIERS[carrier].check(tensors, make_expectation(client, rows=rows))
 
 
-@pytest.mark.parametrize("carrier", ["weights", "prototypes"])
+@pytest.mark.parametrize("carrier", ["weights", "prototypes", "head"])
 def test_what_a_client_of_another_architecture_expresses_is_not(
     make_clients, make_settings, make_expectation, share_request, carrier
 ):

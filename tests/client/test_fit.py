@@ -54,7 +54,7 @@ def linear(weight):
 
 
 def step(terms, weight, batches, masks, state=None):
-    return loss_of_step(linear(weight), terms, batches, masks, state or {})
+    return loss_of_step(linear(weight), lambda features: features @ weight, terms, batches, masks, state or {})
 
 
 # -- batch_plan --------------------------------------------------------------------------------------------------------
@@ -162,8 +162,39 @@ def test_the_model_runs_once_for_each_stream_however_many_terms_use_it():
         "soft_labels": torch.full((3, 2), 0.5),
     }
     terms = [Term("private", CrossEntropy()), Term("private", KD())]
-    loss_of_step(forward, terms, {"private": batch}, {"private": torch.ones(3, dtype=torch.bool)}, {})
+    loss_of_step(forward, None, terms, {"private": batch}, {"private": torch.ones(3, dtype=torch.bool)}, {})
     assert calls == [3]
+
+
+def test_features_enter_at_the_head_beside_inputs_that_go_through_the_whole_model():
+    seen = []
+
+    def keep(outputs, batch):
+        seen.append(outputs)
+        return outputs.sum(1)
+
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    terms = [Term("private", PerSample(keep)), Term("head", PerSample(keep), weight=10.0)]
+    batches = {"private": {"inputs": torch.tensor([[1.0, 0.0]])}, "head": {"features": torch.tensor([[0.0, 1.0]])}}
+    masks = dict.fromkeys(batches, torch.tensor([True]))
+
+    def forward(inputs):
+        return Outputs(-inputs, inputs)
+
+    loss, _ = loss_of_step(forward, lambda features: features @ weight, terms, batches, masks, {})
+    assert [logits.tolist() for logits in seen] == [[[-1, 0]], [[3, 4]]]
+    assert loss.item() == -1 + 10 * 7
+
+
+def test_an_objective_at_the_head_sees_the_features_that_entered():
+    class Features(PerSample):
+        def __call__(self, outputs, batch, mask, state):
+            return outputs.features.sum(1), state
+
+    batch = {"features": torch.tensor([[5.0, 6.0]])}
+    mask = {"head": torch.tensor([True])}
+    loss, _ = step([Term("head", Features(None))], torch.eye(2), {"head": batch}, mask)
+    assert loss.item() == 11
 
 
 def test_each_term_has_a_state_of_its_own_under_its_number():

@@ -11,7 +11,11 @@ from fedfuse.client.learn import DivergedError, learn, train_states
 from fedfuse.client.predict import predict
 from fedfuse.configuration import OptimizerSettings, TrainingSettings
 from fedfuse.engine import sequential, stacked
+from fedfuse.objectives.class_logits import ClassLogits
 from fedfuse.objectives.cross_entropy import CrossEntropy
+from fedfuse.objectives.generated import Generated
+from fedfuse.objectives.hyper_knowledge import HyperKnowledge
+from fedfuse.objectives.kd import KD
 from fedfuse.objectives.prototype import Prototype
 
 
@@ -179,6 +183,160 @@ def test_jobs_that_run_together_have_the_same_terms(make_clients, make_settings)
     states = [first_state(client, settings) for client in clients]
     runner, _ = record(clients, settings, states=[states[0], with_prototypes(states[1]), states[2]])
     assert [[len(job.terms) for job in call] for call in runner.calls] == [[1, 1], [2]]
+
+
+# -- class logits ------------------------------------------------------------------------------------------------------
+
+
+def with_class_logits(state, mask=(True, True, True)):
+    values = torch.tensor([[0.0, 2, 1], [1, 0, 2], [2, 1, 0]], dtype=torch.float64)
+    return replace(state, received={"class_logits": {"class_logits": values, "mask": torch.tensor(mask)}})
+
+
+def test_received_class_logits_become_a_term_with_the_objective_of_the_run(make_clients, make_settings):
+    clients, objective = make_clients(("small",))[:1], ClassLogits(weight=0.3)
+    settings = make_settings(objective=objective)
+    state = with_class_logits(first_state(clients[0], settings), mask=(True, False, True))
+    runner, _ = record(clients, settings, states=[state])
+    (job,) = runner.jobs
+    assert [term.objective for term in job.terms] == [CrossEntropy(), objective]
+    received = state.received["class_logits"]
+    assert job.streams["private"].constants == {
+        "class_logits": received["class_logits"],
+        "class_logits_mask": received["mask"],
+    }
+
+
+@pytest.mark.parametrize("fit", [sequential.fit, stacked.fit])
+def test_clients_with_and_without_class_logits_learn_side_by_side(make_clients, make_settings, fit):
+    clients, settings = make_clients(("small",), sizes=(5, 16, 17)), make_settings(objective=ClassLogits(weight=2.0))
+    first = [first_state(client, settings) for client in clients]
+    states = [with_class_logits(first[0]), first[1], with_class_logits(first[2])]
+    together = learn(clients, states, 1, settings, fit)
+    for client, state, own in zip(clients, states, together, strict=True):
+        (alone,) = learn([client], [state], 1, settings, fit)
+        for name, tensor in alone.parameters.items():
+            torch.testing.assert_close(own.parameters[name], tensor, rtol=0, atol=1e-12)
+    (without,) = learn(clients[:1], first[:1], 1, settings, fit)
+    (masked,) = learn(clients[:1], [with_class_logits(first[0], (False,) * 3)], 1, settings, fit)
+    assert same(masked.parameters, without.parameters)
+    assert not same(together[0].parameters, without.parameters)
+
+
+def test_clients_that_received_different_knowledge_run_apart(make_clients, make_settings):
+    clients, settings = make_clients(("small",), sizes=(5, 5, 5)), make_settings()
+    first = [first_state(client, settings) for client in clients]
+    runner, _ = record(clients, settings, states=[with_prototypes(first[0]), first[1], with_class_logits(first[2])])
+    constants = [[set(job.streams["private"].constants) for job in call] for call in runner.calls]
+    assert constants == [[set()], [{"class_logits", "class_logits_mask"}], [{"prototypes", "prototype_mask"}]]
+
+
+# -- the head ----------------------------------------------------------------------------------------------------------
+
+
+def with_hyper_knowledge(state, mask=(True, False, True)):
+    prototypes = torch.arange(15, dtype=torch.float64).reshape(3, 5) / 10
+    known = torch.tensor(mask)
+    received = {
+        "prototypes": {"prototypes": prototypes, "mask": known},
+        "class_logits": {"class_logits": torch.eye(3, dtype=torch.float64), "mask": known},
+    }
+    return replace(state, received=received)
+
+
+def with_generated(state, number=7):
+    features = torch.arange(5.0 * number, dtype=torch.float64).reshape(number, 5) / (5 * number)
+    return replace(state, received={"generated": {"features": features, "labels": torch.arange(number) % 3}})
+
+
+def with_private_soft_labels(state, number):
+    soft_labels = torch.tensor([[0.1, 0.2, 0.7]], dtype=torch.float64).repeat(number, 1)
+    return replace(state, received={"private_soft_labels": {"soft_labels": soft_labels}})
+
+
+def test_prototypes_of_known_classes_enter_at_the_head_in_every_step(make_clients, make_settings):
+    clients, objective = make_clients(("small",), sizes=(6,)), HyperKnowledge(weight=0.3)
+    settings = make_settings(objective=objective)
+    state = with_hyper_knowledge(first_state(clients[0], settings))
+    runner, _ = record(clients, settings, states=[state])
+    (job,) = runner.jobs
+    assert [(term.stream, term.objective) for term in job.terms] == [
+        ("private", CrossEntropy()),
+        ("private", objective),
+        ("head", objective.at_head),
+    ]
+    head = job.streams["head"]
+    assert head.plan.tolist() == [[0, 2, -1]] * len(job.streams["private"].plan) == [[0, 2, -1]] * 4
+    assert head.tensors["features"] is state.received["prototypes"]["prototypes"]
+    assert head.tensors["labels"].tolist() == [0, 1, 2]
+    assert set(head.constants) == {"prototypes", "prototype_mask", "class_logits", "class_logits_mask"}
+
+
+def test_generated_features_are_visited_once_before_any_is_again(make_clients, make_settings):
+    clients, objective = make_clients(("small",), sizes=(17, 17)), Generated(weight=0.3)
+    settings = make_settings(objective=objective)
+    states = [with_generated(first_state(client, settings)) for client in clients]
+
+    def plans(round):
+        return [job.streams["head"].plan for job in record(clients, settings, round, states)[0].jobs]
+
+    runner, _ = record(clients, settings, states=states)
+    for job, state in zip(runner.jobs, states, strict=True):
+        assert [(term.stream, term.objective) for term in job.terms] == [
+            ("private", CrossEntropy()),
+            ("head", objective),
+        ]
+        assert job.streams["head"].tensors == state.received["generated"]
+        plan = job.streams["head"].plan
+        # Two epochs of 17 samples in batches of 4 are 10 steps, so 40 of the generated ones.
+        assert plan.shape == (len(job.streams["private"].plan), 4) == (10, 4)
+        for visited in plan.flatten().split(7)[:5]:
+            assert sorted(visited.tolist()) == list(range(7))
+    assert torch.equal(plans(1)[0], plans(1)[0])
+    assert not torch.equal(plans(1)[0], plans(1)[1])
+    assert not torch.equal(plans(1)[0], plans(2)[0])
+
+
+def test_soft_labels_of_private_samples_are_learnt_with_the_objective_of_the_run(make_clients, make_settings):
+    clients, settings = make_clients(("small",), sizes=(6,)), make_settings(objective=KD(2.0))
+    state = with_private_soft_labels(first_state(clients[0], settings), 6)
+    (job,) = record(clients, settings, states=[state])[0].jobs
+    assert [(term.stream, term.objective) for term in job.terms] == [("private", CrossEntropy()), ("private", KD(2.0))]
+    assert job.streams["private"].tensors["soft_labels"] is state.received["private_soft_labels"]["soft_labels"]
+    assert set(job.streams) == {"private"}
+
+
+@pytest.mark.parametrize("fit", [sequential.fit, stacked.fit])
+@pytest.mark.parametrize(
+    ("objective", "give"),
+    [
+        (HyperKnowledge(), lambda state, number: with_hyper_knowledge(state)),
+        (Generated(), lambda state, number: with_generated(state, 3 + number)),
+        (KD(), with_private_soft_labels),
+    ],
+)
+def test_clients_with_and_without_what_enters_learn_side_by_side(make_clients, make_settings, fit, objective, give):
+    sizes = (5, 16, 17, 0)
+    clients, settings = make_clients(("small",), sizes=sizes), make_settings(objective=objective)
+    first = [first_state(client, settings) for client in clients]
+    states = [give(first[0], 5), first[1], give(first[2], 17), give(first[3], 0)]
+    together = learn(clients, states, 1, settings, fit)
+    for client, state, own in zip(clients, states, together, strict=True):
+        (alone,) = learn([client], [state], 1, settings, sequential.fit)
+        for name, tensor in alone.parameters.items():
+            torch.testing.assert_close(own.parameters[name], tensor, rtol=0, atol=1e-12)
+    without = learn(clients, first, 1, settings, fit)
+    changed = [not same(own.parameters, other.parameters) for own, other in zip(together, without, strict=True)]
+    assert changed == [True, False, True, False]
+
+
+@pytest.mark.parametrize("fit", [sequential.fit, stacked.fit])
+def test_hyper_knowledge_of_no_class_changes_nothing(make_clients, make_settings, fit):
+    clients, settings = make_clients(("small",), sizes=(9,)), make_settings(objective=HyperKnowledge())
+    state = first_state(clients[0], settings)
+    (without,) = learn(clients, [state], 1, settings, fit)
+    (masked,) = learn(clients, [with_hyper_knowledge(state, (False,) * 3)], 1, settings, fit)
+    assert same(masked.parameters, without.parameters)
 
 
 # -- divergence --------------------------------------------------------------------------------------------------------

@@ -162,6 +162,23 @@ def test_the_number_of_examples_travels_only_if_it_is_asked_for_and_allowed(
     assert all(("num-examples" in header) == travels for header in written)
 
 
+@pytest.mark.parametrize("asked", [(), ("num_examples",), ("label_counts",)])
+@pytest.mark.parametrize("allowed", [frozenset(), frozenset({"num_examples"}), frozenset({"label_counts"})])
+def test_label_counts_travel_only_if_they_are_asked_for_and_allowed(
+    cohort, make_settings, share_request, asked, allowed
+):
+    settings = make_settings(share_facts=allowed)
+    states = [first_state(client, settings) for client in cohort]
+    requests = [share_request(facts=asked)] * len(cohort)
+    answers = share(cohort, states, requests, settings, stacked.fit, Stopwatch())
+    travels = asked == ("label_counts",) and "label_counts" in allowed
+    for client, answer in zip(cohort, answers, strict=True):
+        labels = client.data.train.labels.tolist()
+        counts = tuple(labels.count(label) for label in range(3))
+        assert answer.reply.knowledge.label_counts == (counts if travels else None)
+        assert ("label-counts" in answer.reply.to_record().config_records["reply"]) == travels
+
+
 # -- absorb ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ from torch.nn import functional
 
 from fedfuse.client.fit import FitJob, Stream, Term, batch_plan
 from fedfuse.configuration import OptimizerSettings
+from fedfuse.data.samples import Samples
 from fedfuse.engine import sequential
 from fedfuse.models.architecture import describe
 from fedfuse.models.outputs import Outputs
@@ -103,6 +105,113 @@ def test_batch_normalisation_keeps_its_running_statistics(make_samples):
     assert result.parameters["body.2.running_mean"].abs().max() > 0.01
 
 
+def test_a_batch_of_one_sample_is_normalised_by_the_running_statistics(make_samples):
+    architecture, samples = describe("normalised", Normalised, (1, 4, 4)), make_samples(5)
+    job = private_job(architecture, samples)
+    first, alone, *_ = job.streams["private"].plan.split(1)
+    model = architecture.module().double()
+    model.load_state_dict(job.parameters)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    for plan in (first, alone):
+        rows = plan[plan >= 0]
+        model.train(len(rows) > 1)
+        optimizer.zero_grad()
+        functional.cross_entropy(model(samples.inputs[rows]).logits, samples.labels[rows]).backward()
+        optimizer.step()
+    stream = Stream(job.streams["private"].tensors, job.streams["private"].plan[:2])
+    (result,) = sequential.fit([replace(job, streams={"private": stream})])
+    assert (alone >= 0).sum() == 1
+    assert_close(result.parameters, {name: tensor.detach() for name, tensor in model.state_dict().items()})
+    assert result.parameters["body.2.num_batches_tracked"] == 1
+
+
+class FrozenNorm(Normalised):
+    """A model that keeps its normalisation as it is, also while it trains."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.body[2].eval()
+        return self
+
+
+def test_a_normalisation_that_the_model_keeps_fixed_stays_so(make_samples):
+    architecture = describe("frozen", FrozenNorm, (1, 4, 4))
+    (result,) = sequential.fit([private_job(architecture, make_samples(16))])
+    assert result.parameters["body.2.num_batches_tracked"] == 0
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Dropout(0.5))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        features = self.body(inputs)
+        return Outputs(self.head(features), features)
+
+
+def test_dropout_repeats_whatever_was_drawn_before_and_follows_the_order_of_the_samples(make_samples):
+    architecture, samples = describe("dropping", Dropping, (1, 4, 4)), make_samples(16)
+    job = private_job(architecture, samples)
+    before = torch.get_rng_state()
+    (first,) = sequential.fit([job])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    others = [private_job(architecture, samples, seed) for seed in (1, 2)]
+    *_, again = sequential.fit([*others, job])
+    assert all(torch.equal(first.parameters[name], tensor) for name, tensor in again.parameters.items())
+    undropped = private_job(architecture, samples, optimizer=OptimizerSettings(lr=0.1, momentum=0.5))
+    expected = plain_loop(architecture, undropped.parameters, samples, partial(torch.optim.SGD, lr=0.1, momentum=0.5))
+    assert not torch.equal(first.parameters["head.weight"], expected["head.weight"])
+
+
+def test_other_orders_drop_others(make_samples):
+    class Recording:
+        needs = frozenset({"labels"})
+
+        def __init__(self):
+            self.dropped = []
+
+        def initial_state(self):
+            return {}
+
+        def __call__(self, outputs, batch, mask, state):
+            self.dropped.append((outputs.features == 0).detach())
+            return outputs.logits.square().sum(1), state
+
+    architecture, samples, recording = describe("dropping", Dropping, (1, 4, 4)), make_samples(16), Recording()
+    terms = (Term("private", recording),)
+    sequential.fit([private_job(architecture, samples, seed, terms=terms) for seed in (1, 2)])
+    halves = [torch.cat(recording.dropped[:8]), torch.cat(recording.dropped[8:])]
+    assert not torch.equal(*halves)
+    assert all(0.3 < half.float().mean() < 0.7 for half in halves)
+    assert not torch.equal(halves[0][:4], halves[0][4:8])
+
+
+class Flattening(nn.Module):
+    """A convolutional network that relies on the usual order in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.arange(2))
+        self.convolution, self.head = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(32, 3)
+
+    def forward(self, inputs):
+        features = self.convolution(inputs)[:, self.order].contiguous().view(-1, 32)
+        features = features + self.convolution(inputs).view(-1, 32)
+        return Outputs(self.head(features), features)
+
+
+def test_a_model_that_needs_the_usual_order_in_memory_or_begins_with_whole_numbers_is_trained(make_samples):
+    architecture, samples = describe("flattening", Flattening, (1, 4, 4)), make_samples(5)
+    job = private_job(architecture, samples)
+    assert next(iter(job.parameters)) == "order"
+    (result,) = sequential.fit([job])
+    expected = plain_loop(architecture, job.parameters, samples, partial(torch.optim.SGD, lr=0.1, momentum=0.5))
+    assert_close(result.parameters, expected)
+
+
 def test_without_jobs_there_are_no_results():
     assert sequential.fit([]) == []
 
@@ -189,3 +298,90 @@ def test_both_streams_enter_every_step(architectures, make_samples):
         optimizer.step()
     (result,) = sequential.fit([job])
     assert_close(result.parameters, {name: tensor.detach() for name, tensor in model.state_dict().items()})
+
+
+def test_pixels_are_trained_on_as_the_numbers_from_0_to_1_that_they_stand_for(architectures, make_samples):
+    own = make_samples(7)
+    pixels = (torch.arange(own.inputs.numel()).reshape(own.inputs.shape) * 37 % 256).to(torch.uint8)
+    jobs = [
+        private_job(architectures["cnn"], Samples(inputs, own.labels)) for inputs in (pixels.double() / 255, pixels)
+    ]
+    jobs[1] = replace(jobs[1], parameters=jobs[0].parameters)
+    numbers, stored = sequential.fit(jobs)
+    assert_close(stored.parameters, numbers.parameters, tolerance=0)
+
+
+def test_a_proximal_term_pulls_every_step_back_to_where_the_training_started(architectures, make_samples):
+    architecture, samples = architectures["small"], make_samples(10)
+    job = private_job(architecture, samples, proximal=0.7)
+    (result,) = sequential.fit([job])
+
+    model = architecture.module().to(torch.float64)
+    model.load_state_dict(job.parameters)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    for order in orders(10):
+        for rows in torch.split(order, 4):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(samples.inputs[rows]).logits, samples.labels[rows])
+            distance = sum((own - job.parameters[name]).square().sum() for name, own in model.named_parameters())
+            (loss + 0.7 / 2 * distance).backward()
+            optimizer.step()
+    assert_close(result.parameters, model.state_dict())
+
+
+def test_a_strong_proximal_term_keeps_the_weights_near(architectures, make_samples):
+    samples = make_samples(10)
+    free, held = (private_job(architectures["small"], samples, proximal=strength) for strength in (0.0, 5.0))
+
+    def moved(job):
+        (result,) = sequential.fit([job])
+        return sum((result.parameters[name] - start).square().sum() for name, start in job.parameters.items())
+
+    assert moved(held) < 0.5 * moved(free)
+
+
+def head_stream(architecture, plan):
+    """Four labelled samples of the feature space."""
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(4, architecture.embedding_size, generator=generator, dtype=torch.float64)
+    return Stream({"features": features, "labels": torch.tensor([0, 1, 2, 0])}, torch.tensor(plan))
+
+
+@pytest.mark.parametrize("name", ["small", "cnn"])
+def test_features_beside_private_samples_teach_the_head(architectures, make_samples, name):
+    architecture, samples = architectures[name], make_samples(8)
+    job = private_job(architecture, samples)
+    stream = head_stream(architecture, [[0, 1], [2, -1], [3, 1], [0, -1]])
+    terms = (*job.terms, Term("head", CrossEntropy(), weight=0.5))
+    (result,) = sequential.fit([replace(job, streams={**job.streams, "head": stream}, terms=terms)])
+
+    model = architecture.module().double()
+    model.load_state_dict(job.parameters)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    for rows, others in zip(job.streams["private"].plan, stream.plan, strict=True):
+        others = others[others >= 0]
+        own = functional.cross_entropy(model(samples.inputs[rows]).logits, samples.labels[rows])
+        logits = model.head(stream.tensors["features"][others])
+        optimizer.zero_grad()
+        (own + 0.5 * functional.cross_entropy(logits, stream.tensors["labels"][others])).backward()
+        optimizer.step()
+    assert_close(result.parameters, {key: tensor.detach() for key, tensor in model.state_dict().items()})
+
+
+def test_from_features_alone_nothing_is_learnt_below_the_head(architectures):
+    architecture = architectures["small"]
+    parameters = architecture.initial_parameters(0, torch.float64)
+    stream = head_stream(architecture, [[0, 1], [2, 3]])
+    job = FitJob(architecture, parameters, {"head": stream}, (Term("head", CrossEntropy()),), OptimizerSettings(lr=0.1))
+    (result,) = sequential.fit([job])
+    changed = {name for name, tensor in result.parameters.items() if not torch.equal(tensor, parameters[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_a_single_feature_does_not_stop_batch_normalisation_of_the_private_samples(make_samples):
+    architecture = describe("normalised", Normalised, (1, 4, 4))
+    job = private_job(architecture, make_samples(16))
+    stream = head_stream(architecture, [[0]] * 8)
+    terms = (*job.terms, Term("head", CrossEntropy()))
+    (result,) = sequential.fit([replace(job, streams={**job.streams, "head": stream}, terms=terms)])
+    assert result.parameters["body.2.num_batches_tracked"] == 8

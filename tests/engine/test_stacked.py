@@ -434,3 +434,69 @@ def test_gradients_are_those_of_each_clients_own_mean_not_of_a_mean_over_clients
         for name, parameter in model.named_parameters():
             expected = job.parameters[name] - parameter.grad
             torch.testing.assert_close(result.parameters[name], expected, rtol=0, atol=1e-14)
+
+
+def test_pixels_are_trained_on_as_the_numbers_from_0_to_1_that_they_stand_for(architectures, make_samples):
+    def jobs(as_stored):
+        for seed, number in enumerate((7, 5)):
+            own = make_samples(number, seed)
+            pixels = (torch.arange(own.inputs.numel()).reshape(own.inputs.shape) * 37 % 256).to(torch.uint8)
+            plan = batch_plan(torch.arange(number).unsqueeze(0), 3)
+            inputs = pixels if as_stored else pixels.double() / 255
+            stream = Stream({"inputs": inputs, "labels": own.labels}, plan)
+            architecture = architectures["small"]
+            parameters = architecture.initial_parameters(seed, torch.float64)
+            yield FitJob(architecture, parameters, {"private": stream}, CROSS_ENTROPY, OPTIMIZERS[1])
+
+    for stored, numbers in zip(stacked.fit([*jobs(True)]), stacked.fit([*jobs(False)]), strict=True):
+        for name, tensor in numbers.parameters.items():
+            assert torch.equal(stored.parameters[name], tensor)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS[:4], ids=str)
+def test_a_proximal_term_is_the_same_for_clients_together_and_alone(architectures, make_samples, optimizer):
+    jobs = []
+    for seed, number in enumerate((9, 5)):
+        own = make_samples(number, seed)
+        plan = batch_plan(torch.arange(number).repeat(2, 1), 4)
+        stream = Stream({"inputs": own.inputs, "labels": own.labels}, plan)
+        parameters = architectures["small"].initial_parameters(seed, torch.float64)
+        job = FitJob(architectures["small"], parameters, {"private": stream}, CROSS_ENTROPY, optimizer, proximal=0.3)
+        jobs.append(job)
+    for together, alone in zip(stacked.fit(jobs), sequential.fit(jobs), strict=True):
+        for name, tensor in alone.parameters.items():
+            torch.testing.assert_close(together.parameters[name], tensor, rtol=0, atol=1e-10)
+
+
+class FixedHead(PartlyFixed):
+    """A model whose head is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.head.requires_grad_(False)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+@pytest.mark.parametrize("model", ["small", "cnn", PartlyFixed, FixedHead])
+def test_features_that_enter_at_the_head_teach_clients_together_as_alone(cohort_of, model, optimizer):
+    jobs = []
+    for seed, client in enumerate(cohort_of(model)):
+        samples, width = client.data.train, client.architecture.embedding_size
+        plan = batch_plan(torch.arange(len(samples)).repeat(2, 1), 4)
+        generator = torch.Generator().manual_seed(seed)
+        features = torch.randn(3 + seed, width, generator=generator, dtype=torch.float64)
+        head_plan = torch.randint(-1, 3, (len(plan), 5), generator=generator).sort(1, descending=True).values
+        streams = {
+            "private": Stream({"inputs": samples.inputs, "labels": samples.labels}, plan),
+            "head": Stream({"features": features, "labels": torch.arange(3 + seed) % 3}, head_plan),
+        }
+        terms = (*CROSS_ENTROPY, Term("head", CrossEntropy(), weight=0.7))
+        parameters = client.architecture.initial_parameters(seed, torch.float64)
+        jobs.append(FitJob(client.architecture, parameters, streams, terms, optimizer))
+    together = stacked.fit(jobs)
+    assert_same_results(together, sequential.fit(jobs))
+    without = [replace(job, streams={"private": job.streams["private"]}, terms=CROSS_ENTROPY) for job in jobs]
+    assert (model is FixedHead) == all(
+        torch.equal(one.parameters["head.weight"], other.parameters["head.weight"])
+        for one, other in zip(together, stacked.fit(without), strict=True)
+    )

@@ -8,7 +8,8 @@ from fedfuse.configuration import Component
 from fedfuse.models.outputs import Outputs
 
 BATCH, CLASSES, WIDTH = 6, 4, 5
-KNOWN_NEEDS = {"labels", "soft_labels", "prototypes"}
+KNOWN_NEEDS = {"labels", "soft_labels", "prototypes", "class_logits", "generated"}
+MASKS = {"prototypes": "prototype_mask", "class_logits": "class_logits_mask"}
 
 
 @pytest.fixture(params=catalogue.names("objective", catalogue.folders()))
@@ -33,6 +34,8 @@ def make_batch(seed=0):
         "soft_labels": torch.softmax(random(BATCH, CLASSES, seed=seed + 2), dim=1),
         "prototypes": random(CLASSES, WIDTH, seed=seed + 3),
         "prototype_mask": torch.tensor([True, True, True, False]),
+        "class_logits": random(CLASSES, CLASSES, seed=seed + 4),
+        "class_logits_mask": torch.tensor([True, True, True, False]),
     }
 
 
@@ -40,18 +43,20 @@ def loss_and_gradients(objective, outputs, batch, mask):
     """The loss of a step and its gradients by logits and features, as a runner computes them."""
     leaves = Outputs(*(tensor.clone().requires_grad_() for tensor in outputs))
     terms = [Term("only", objective)]
-    loss, _ = loss_of_step(lambda inputs: leaves, terms, {"only": batch}, {"only": mask}, {})
+    loss, _ = loss_of_step(lambda inputs: leaves, None, terms, {"only": batch}, {"only": mask}, {})
     loss.backward()
     return loss.detach(), [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
 
 
 def test_every_shipped_objective_is_tested():
-    assert {"cross_entropy", "kd", "prototype"} <= set(catalogue.names("objective", catalogue.folders()))
+    assert {"cross_entropy", "kd", "prototype", "class_logits", "hyper_knowledge", "generated"} <= set(
+        catalogue.names("objective", catalogue.folders())
+    )
 
 
 def test_needs_are_ones_that_a_batch_can_hold_and_suffice(objective):
     assert objective.needs <= KNOWN_NEEDS
-    needed = {"inputs", *objective.needs} | ({"prototype_mask"} if "prototypes" in objective.needs else set())
+    needed = {"inputs", *objective.needs} | {MASKS[name] for name in objective.needs & set(MASKS)}
     batch = {name: tensor for name, tensor in make_batch().items() if name in needed}
     objective(make_outputs(), batch, torch.ones(BATCH, dtype=torch.bool), objective.initial_state())
 
@@ -88,7 +93,7 @@ def test_a_masked_batch_is_the_same_as_a_smaller_one(objective):
     mask = torch.tensor([True, True, False, True, False, True])
     loss, _ = loss_and_gradients(objective, outputs, batch, mask)
     smaller = {name: batch[name][mask] for name in ("inputs", "labels", "soft_labels")}
-    smaller |= {name: batch[name] for name in ("prototypes", "prototype_mask")}
+    smaller |= {name: batch[name] for name in (*MASKS, *MASKS.values())}
     selected = Outputs(outputs.logits[mask], outputs.features[mask])
     expected, _ = loss_and_gradients(objective, selected, smaller, torch.ones(4, dtype=torch.bool))
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
