@@ -7,8 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedfuse.client.fit import batch_plan, make_optimizer
+from fedfuse.configuration import OptimizerSettings, TrainingSettings
+from fedfuse.data.samples import as_numbers
 from fedfuse.models.architecture import Architecture
-from fedfuse.randomness import numpy_generator, torch_seed
+from fedfuse.randomness import epoch_order, numpy_generator, torch_seed
+
+TRAINING = TrainingSettings(epochs=2, batch_size=32, optimizer=OptimizerSettings())
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class Server:
         Of models and of what is sent.
     transfer_rows : Callable
         The transfer policy: ``(num_samples, generator) -> rows``.
+    labels : Tensor, optional
+        int64 ``[L]``: the labels of the first L transfer samples, where the configuration gives the server some.
+    training : TrainingSettings
+        How long and with which optimiser a server model is trained: as clients are when they absorb.
     """
 
     seed: int
@@ -40,6 +49,8 @@ class Server:
     architectures: Mapping[str, Architecture]
     dtype: torch.dtype
     transfer_rows: Callable[[int, np.random.Generator], Tensor]
+    labels: Tensor | None = None
+    training: TrainingSettings = TRAINING
 
     @property
     def num_transfer(self) -> int:
@@ -50,6 +61,10 @@ class Server:
     def num_classes(self) -> int:
         """C, the number of classes."""
         return len(self.class_names)
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Return some transfer samples as models take them, ``[R, *shape]``: numbers, in the run's precision."""
+        return as_numbers(self.transfer_inputs[rows], self.dtype)
 
     def generator(self, purpose: str, round: int = 0) -> np.random.Generator:
         """Make a random stream for a strategy's own draws."""
@@ -68,3 +83,30 @@ class Server:
         seed = torch_seed(self.seed, "server weights")
         module.to(self.dtype).load_state_dict(chosen.initial_parameters(seed, self.dtype))
         return module
+
+    def train(
+        self, module: nn.Module, loss: Callable[[Tensor], Tensor], rows: Tensor, purpose: str, round: int = 0
+    ) -> None:
+        """Train a model of the server's own, in place.
+
+        Parameters
+        ----------
+        module : nn.Module
+            Its parameters are optimised by the configured optimiser, which starts afresh.
+        loss : Callable
+            From the rows of one batch, int64 ``[B]``, to a scalar.
+        rows : Tensor
+            int64 ``[R]``: what an epoch visits, for example the transfer samples that were answered.
+        purpose : str
+            What the training is for; with the round it decides the order of the rows.
+        round : int
+            The round.
+        """
+        optimizer = make_optimizer(self.training.optimizer, module.parameters())
+        order = rows[epoch_order(self.generator(purpose, round), len(rows), self.training.epochs)]
+        module.train()
+        for batch in batch_plan(order, self.training.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss(batch[batch >= 0]))
+            optimizer.step()
+        module.eval()

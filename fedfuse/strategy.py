@@ -42,14 +42,20 @@ class FusionStrategy(Strategy):
         Private facts that clients must tell, for example ``{"num_examples"}``.
     space : str
         Where soft labels are mixed: ``"probability"``, ``"log_probability"`` or ``"logit"``.
+    caution : str
+        What a reader of the results must know; printed where a run starts.
+    needs_labels : bool
+        Whether it learns from the labels of some transfer samples, ``server.labels``.
     one_architecture, one_embedding_size : bool
         Whether all clients must have the same architecture, or features of the same width.
     """
 
     sends: ClassVar[AbstractSet[str]] = NOTHING
     returns: ClassVar[AbstractSet[str]] = NOTHING
-    needs: ClassVar[AbstractSet[str]] = NOTHING
+    needs: AbstractSet[str] = NOTHING
+    caution: ClassVar[str] = ""
     space: str = "probability"
+    needs_labels: ClassVar[bool] = False
     one_architecture: ClassVar[bool] = False
     one_embedding_size: ClassVar[bool] = False
 

@@ -38,23 +38,27 @@ class Cronus(FusionStrategy):
 
     def weigh(self, knowledge: KnowledgeBatch) -> Tensor:
         """Return what the filter leaves of each answer's weight, ``[N, M]``, between 0 and 1."""
-        answers = knowledge.soft_labels.double().transpose(0, 1).contiguous()
         weights = knowledge.mask.T.double()
         answered = weights.sum(1)
         steps = (2 * self.outliers * answered).floor()
         least = (1 - 2 * self.outliers) * answered * (1 - 1e-9)
-        going = torch.arange(len(answers))
+        # Of the samples that are still filtered: which they are, the answers, and what is left of their weight.
+        going = torch.arange(len(weights))
+        answers, left = knowledge.soft_labels.double().transpose(0, 1).contiguous(), weights
         for step in range(int(steps.max())):
-            going = going[step < steps[going]]
-            own, seen = weights[going], answers[going]
-            share = own / own.sum(1, keepdim=True)
-            centred = seen - share.unsqueeze(1) @ seen
-            covariance = centred.transpose(1, 2) @ (share.unsqueeze(2) * centred)
-            variances, directions = torch.linalg.eigh(covariance)
-            squares = (centred @ directions[:, :, -1:]).squeeze(2).square()
-            farthest = squares.where(own > 0, 0).amax(1, keepdim=True).clamp_min(torch.finfo(own.dtype).tiny)
-            filtered = own * (1 - squares / farthest).clamp_min(0)
+            share = left / left.sum(1, keepdim=True)
+            mean = share.unsqueeze(1) @ answers
+            covariance = answers.transpose(1, 2) @ (share.unsqueeze(2) * answers) - mean.transpose(1, 2) @ mean
+            # No eigenvalue is above this norm, which is much cheaper.
+            spread = (torch.linalg.matrix_norm(covariance) > self.variance) & (step < steps[going])
+            if not spread.all():
+                going, answers, left, mean = going[spread], answers[spread], left[spread], mean[spread]
+            variances, directions = torch.linalg.eigh(covariance[spread])
+            direction = directions[:, :, -1:]
+            squares = (answers @ direction - mean @ direction).squeeze(2).square()
+            farthest = squares.where(left > 0, 0).amax(1, keepdim=True).clamp_min(torch.finfo(left.dtype).tiny)
+            filtered = left * (1 - squares / farthest).clamp_min(0)
             spread = (variances[:, -1] > self.variance) & (filtered.sum(1) >= least[going])
-            going = going[spread]
-            weights[going] = filtered[spread]
+            going, answers, left = going[spread], answers[spread], filtered[spread]
+            weights[going] = left
         return weights.T

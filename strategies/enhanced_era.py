@@ -1,8 +1,11 @@
 """Enhanced ERA: average soft labels, then raise to a power (SCARLET, Azuma et al., 2025, arXiv 2504.19602)."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from torch import softmax
+import torch
+from torch import Tensor, softmax
 
 from fedfuse.knowledge import Fused, KnowledgeBatch
 from fedfuse.server import Server
@@ -16,28 +19,59 @@ class EnhancedERA(FusionStrategy):
     mean; above, the entropy falls and the order of the classes stays, for any number of classes. Fusion space:
     probability.
 
-    This is the aggregation of SCARLET, as its authors' code has it, without the cache: there, soft labels are kept
-    for some rounds and not sent again. There is no server model either.
+    This is the aggregation of SCARLET, as its authors' code has it. Its cache can be switched on: the consensus on a
+    sample is then used again, whatever the clients answer, for some rounds after the one that made it. SCARLET asks
+    clients for no sample that is in the cache; here they are asked all the same, so no bytes are saved. It is meant
+    for ``transfer/policy=random_subset``: if every round has all samples, all are kept and renewed at once. There is
+    no server model either.
 
     Parameters
     ----------
     exponent : float
         Beta, positive: above 1 sharpens, below 1 flattens.
+    cache_duration : int
+        For how many rounds a consensus is used again, not negative; 0 is no cache, SCARLET has 50.
     """
 
     sends = returns = frozenset({"soft_labels"})
 
-    def __init__(self, exponent: float = 2.0) -> None:
+    def __init__(self, exponent: float = 2.0, cache_duration: int = 0) -> None:
         if not (math.isfinite(exponent) and exponent > 0):
             raise ValueError(f"exponent={exponent} must be finite and positive")
+        if cache_duration < 0:
+            raise ValueError(f"cache_duration={cache_duration} must not be negative")
         self.exponent = exponent
+        self.cache_duration = cache_duration
+        # The consensus on each sample, [M, C], and the round that made it, int64 [M], 0 where there is none.
+        self.cached: Tensor | None = None
+        self.cached_rounds: Tensor | None = None
 
     def fuse(self, knowledge: KnowledgeBatch, server: Server) -> Fused:
-        """Average the soft labels of those who answered, and sharpen the mean."""
+        """Average the soft labels of those who answered, sharpen the mean, and take what is in the cache instead."""
         averaged = super().fuse(knowledge, server)
         assert averaged.common is not None, "without relate, all clients get the same"
         mean, mask = (averaged.common["soft_labels"][name] for name in ("soft_labels", "mask"))
         # Rounding in a client's answers can leave a mean just below zero, which has no logarithm.
         logarithm = mean.double().clamp_min(0).log()
         sharpened = softmax(self.exponent * logarithm, dim=1).to(mean.dtype)
+        if self.cache_duration:
+            sharpened = self._through_cache(sharpened, mask, knowledge.round)
         return Fused.for_all(averaged.relevance, soft_labels={"soft_labels": sharpened, "mask": mask})
+
+    def _through_cache(self, consensus: Tensor, mask: Tensor, round: int) -> Tensor:
+        if self.cached is None or self.cached_rounds is None:
+            self.cached, self.cached_rounds = consensus, torch.zeros(len(mask), dtype=torch.int64)
+        young = (self.cached_rounds > 0) & (round - self.cached_rounds <= self.cache_duration)
+        renewed = mask & ~young
+        # Always new ones: what `state_dict` returned must stay as it is.
+        self.cached = torch.where(renewed.unsqueeze(1), consensus, self.cached)
+        self.cached_rounds = torch.where(renewed, round, self.cached_rounds)
+        return torch.where(mask.unsqueeze(1), self.cached, consensus)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the cache."""
+        return {"cached": self.cached, "cached_rounds": self.cached_rounds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.cached, self.cached_rounds = state["cached"], state["cached_rounds"]

@@ -1,11 +1,14 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
+from fedfuse.configuration import OptimizerSettings, TrainingSettings
 from fedfuse.models.architecture import describe
 from fedfuse.models.mlp import MLP
-from fedfuse.randomness import numpy_generator, torch_seed
+from fedfuse.randomness import epoch_order, numpy_generator, torch_seed
 from fedfuse.server import Server
 from fedfuse.transfer.all import AllRows
 
@@ -33,6 +36,17 @@ def weights_of(server, number=0):
 def test_sizes_of_transfer_set_and_classes():
     server = make_server()
     assert (server.num_transfer, server.num_classes) == (11, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_transfer_samples_come_as_models_take_them(dtype):
+    pixels = torch.tensor([[0, 51], [255, 102], [1, 2]], dtype=torch.uint8)
+    server = replace(make_server(dtype=dtype), transfer_inputs=pixels)
+    given = server.inputs(torch.tensor([1, 0]))
+    assert given.dtype == dtype
+    torch.testing.assert_close(given, torch.tensor([[1.0, 0.4], [0.0, 0.2]], dtype=dtype))
+    numbers = torch.tensor([[3.5], [-2.0]])
+    assert torch.equal(replace(server, transfer_inputs=numbers).inputs(torch.tensor([1])), numbers[1:].to(dtype))
 
 
 def test_built_weights_are_the_ones_that_the_seed_draws():
@@ -101,3 +115,25 @@ def test_a_strategys_draws_have_streams_of_their_own():
     ]
     assert all(other.random() != draw for other in others)
     assert server.generator("noise").random() == server.generator("noise", round=0).random()
+
+
+def test_a_server_model_is_trained_as_anyone_would_in_torch():
+    server = replace(make_server(), training=TrainingSettings(3, 4, OptimizerSettings("sgd", lr=0.1, momentum=0.5)))
+    rows, target = torch.tensor([7, 1, 2, 9, 4, 5]), torch.linspace(-1, 1, 11)
+    module, plain = nn.Linear(1, 1), nn.Linear(1, 1)
+    plain.load_state_dict(module.state_dict())
+
+    def loss_of(model):
+        return lambda batch: (model(batch.float().unsqueeze(1) / 10).squeeze(1) - target[batch]).square().mean()
+
+    server.train(module, loss_of(module), rows, "test", round=2)
+    assert not module.training
+
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.5)
+    for order in rows[epoch_order(server.generator("test", 2), 6, 3)]:
+        for batch in torch.split(order, 4):
+            optimizer.zero_grad()
+            loss_of(plain)(batch).backward()
+            optimizer.step()
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], tensor, rtol=0, atol=1e-6)

@@ -18,6 +18,8 @@ from fedfuse.summary import read_summary
 
 BASE = ["num_clients=4", "num_rounds=3", "learn.epochs=1", "learn.batch_size=64", "absorb.epochs=1"]
 BASE += ["transfer.size=40", "engine.runner=sequential", "local_baseline=false"]
+# An oracle wants to know all, and learned fusions some labels.
+BASE += ["share_facts=[num_examples,test_metrics,label_counts,private_labels]", "transfer.labelled=10"]
 SHIPPED = sorted(set(catalogue.names("strategy", catalogue.folders())) - {"custom"})
 
 N, M, C = 4, 7, 3  # clients, transfer samples, classes
@@ -269,9 +271,18 @@ def random_batch(name, permutation):
     soft_labels = torch.softmax(torch.randn(4, 40, 10, generator=generator, dtype=torch.float64), 2)
     prototypes = torch.randn(4, 10, architecture.embedding_size, generator=generator, dtype=torch.float64)
     holds = torch.rand(4, 10, generator=generator) < 0.7
+    class_logits = torch.randn(4, 10, 10, generator=generator, dtype=torch.float64)
+    densities = 5 * torch.randn(4, 40, generator=generator, dtype=torch.float64)
+    familiarity = torch.rand(4, 40, generator=generator, dtype=torch.float64)
+    label_counts = torch.randint(1, 9, (4, 10), generator=generator).double()
     weights = {
         key: torch.randn(4, *shape, generator=generator, dtype=torch.float64)[permutation]
         for key, shape in architecture.shapes.items()
+    }
+    private = {
+        "features": torch.randn(4, 6, architecture.embedding_size, generator=generator, dtype=torch.float64),
+        "logits": torch.randn(4, 6, 10, generator=generator, dtype=torch.float64),
+        "labels": torch.randint(10, (4, 6), generator=generator),
     }
     return KnowledgeBatch(
         client_ids=(0, 1, 2, 3),
@@ -279,9 +290,21 @@ def random_batch(name, permutation):
         tensors={
             "soft_labels": {"soft_labels": soft_labels[permutation], "mask": torch.ones(4, 40, dtype=torch.bool)},
             "prototypes": {"prototypes": prototypes[permutation], "mask": holds[permutation]},
+            "class_logits": {"class_logits": class_logits[permutation], "mask": holds[permutation]},
+            "head": {"weight": weights["head.weight"], "bias": weights["head.bias"]},
+            "private_features": {
+                **{key: tensor[permutation].flatten(0, 1) for key, tensor in private.items()},
+                "owners": torch.arange(4).repeat_interleave(6),
+            },
+            "densities": {
+                "densities": densities[permutation],
+                "familiarity": familiarity[permutation],
+                "mask": torch.ones(4, 40, dtype=torch.bool),
+            },
         },
         weights=(WeightStack(architecture.signature, torch.arange(4), weights),),
         num_examples=torch.tensor([10.0, 20.0, 30.0, 40.0], dtype=torch.float64)[permutation],
+        label_counts=label_counts[permutation],
     )
 
 

@@ -1,3 +1,4 @@
+import io
 import math
 from itertools import pairwise
 
@@ -10,10 +11,10 @@ from fedfuse.knowledge import KnowledgeBatch
 from strategies.enhanced_era import EnhancedERA
 
 
-def batch(soft_labels, mask=None):
+def batch(soft_labels, mask=None, round=1):
     number, samples, _ = soft_labels.shape
     mask = torch.ones(number, samples, dtype=torch.bool) if mask is None else mask
-    return KnowledgeBatch(tuple(range(number)), 1, {"soft_labels": {"soft_labels": soft_labels, "mask": mask}})
+    return KnowledgeBatch(tuple(range(number)), round, {"soft_labels": {"soft_labels": soft_labels, "mask": mask}})
 
 
 def random_soft_labels(*shape, seed=0, size=3.0):
@@ -32,7 +33,7 @@ def entropy(soft_labels):
 def test_soft_labels_travel_both_ways_and_the_exponent_is_that_of_the_method():
     assert EnhancedERA.sends == EnhancedERA.returns == {"soft_labels"}
     assert EnhancedERA.needs == frozenset()
-    assert (EnhancedERA().exponent, EnhancedERA().space) == (2.0, "probability")
+    assert (EnhancedERA().exponent, EnhancedERA().cache_duration, EnhancedERA().space) == (2.0, 0, "probability")
 
 
 def test_consensus_in_numbers():
@@ -117,3 +118,66 @@ def test_single_precision_stays_single_precision():
 def test_an_exponent_out_of_range_is_refused(exponent):
     with pytest.raises(ValueError, match=f"exponent={exponent} must be finite and positive"):
         EnhancedERA(exponent)
+
+
+# The cache
+
+
+def fuse_rounds(strategy, masks, first_round=1, number=3, samples=4):
+    """Fuse a round for each mask ``[M]`` of asked samples, with other answers each; return what came back."""
+    received = []
+    for round, asked in enumerate(masks, start=first_round):
+        mask = torch.tensor(asked).expand(number, samples)
+        answers = random_soft_labels(number, samples, 5, seed=round) * mask.unsqueeze(2)
+        received.append(strategy.fuse(batch(answers, mask, round), None).common["soft_labels"])
+    return received
+
+
+def fresh(round, number=3, samples=4):
+    """The consensus without a cache on all samples."""
+    return consensus(random_soft_labels(number, samples, 5, seed=round))
+
+
+def test_without_a_cache_every_round_is_fused_anew_and_nothing_is_kept():
+    strategy = EnhancedERA()
+    for round, tensors in enumerate(fuse_rounds(strategy, [[True] * 4] * 3), start=1):
+        assert torch.equal(tensors["soft_labels"], fresh(round))
+    assert strategy.state_dict() == {"cached": None, "cached_rounds": None}
+
+
+def test_a_consensus_is_used_again_for_so_many_rounds_and_then_renewed():
+    received = fuse_rounds(EnhancedERA(cache_duration=2), [[True] * 4] * 7)
+    for tensors, made_in in zip(received, [1, 1, 1, 4, 4, 4, 7], strict=True):
+        assert torch.equal(tensors["soft_labels"], fresh(made_in))
+
+
+def test_every_sample_has_its_own_age_and_carries_nothing_where_nobody_answered():
+    yes, no = True, False
+    asked = [[yes, no, no, no], [yes, yes, no, no], [yes, yes, yes, no], [no, yes, yes, no]]
+    received = fuse_rounds(EnhancedERA(cache_duration=1), asked)
+    made_in = [[1, 0, 0, 0], [1, 2, 0, 0], [3, 2, 3, 0], [0, 4, 3, 0]]
+    for tensors, mask, rounds in zip(received, asked, made_in, strict=True):
+        assert tensors["mask"].tolist() == mask
+        for sample, round in enumerate(rounds):
+            expected = fresh(round)[sample] if round else torch.full((5,), 0.2, dtype=torch.float64)
+            torch.testing.assert_close(tensors["soft_labels"][sample], expected, rtol=0, atol=1e-14)
+
+
+def test_the_cache_survives_being_saved_and_loaded():
+    strategy, other = EnhancedERA(cache_duration=3), EnhancedERA(cache_duration=3)
+    fuse_rounds(strategy, [[True, True, False, False]])
+    file = io.BytesIO()
+    torch.save(strategy.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    kept = strategy.state_dict()
+    expected = fuse_rounds(strategy, [[True] * 4], first_round=2)[0]["soft_labels"]
+    assert torch.equal(fuse_rounds(other, [[True] * 4], first_round=2)[0]["soft_labels"], expected)
+    assert torch.equal(expected, torch.cat([fresh(1)[:2], fresh(2)[2:]]))
+    # What was saved is not what goes on changing.
+    assert kept["cached_rounds"].tolist() == [1, 1, 0, 0]
+
+
+def test_a_negative_duration_is_refused():
+    with pytest.raises(ValueError, match="cache_duration=-1 must not be negative"):
+        EnhancedERA(cache_duration=-1)
