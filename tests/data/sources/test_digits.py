@@ -5,9 +5,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
-from fedfuse.data.digits import digits
+from fedfuse.data.sources.digits import digits
 
-CONFIG = Path(__file__).parents[2] / "configs" / "data" / "digits.yaml"
+CONFIG = Path(__file__).parents[3] / "configs" / "data" / "digits.yaml"
 
 
 def test_digits_are_the_images_of_scikit_learn_scaled_to_one():
