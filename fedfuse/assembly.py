@@ -1,5 +1,7 @@
 """From a configuration to the objects of a run; server and clients assemble alike, from the same configuration."""
 
+import importlib
+import inspect
 import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from fedfuse.carriers.carrier import CARRIERS
+from fedfuse.carriers.carrier import CARRIERS, ONLY_RETURNED, ONLY_SENT, TAUGHT
 from fedfuse.client.client import Client, ClientSettings, Predictors
 from fedfuse.components import build
 from fedfuse.composition import compose
@@ -19,6 +21,7 @@ from fedfuse.data.federation import (
     ClientData,
     Dealt,
     Federation,
+    MakeTransfer,
     Shared,
     TransferSet,
     deal,
@@ -26,9 +29,12 @@ from fedfuse.data.federation import (
     split_client,
 )
 from fedfuse.data.files import read_client, read_shared
-from fedfuse.data.samples import LabelledData
+from fedfuse.data.samples import LabelledData, Population
+from fedfuse.data.transfer_sets import Chosen, from_elsewhere
 from fedfuse.errors import ConfigurationError, unknown_name
 from fedfuse.models.architecture import Architecture, describe
+from fedfuse.objectives.objective import HeadObjective
+from fedfuse.randomness import numpy_generator
 from fedfuse.rounds import RoundSettings
 from fedfuse.server import Server
 from fedfuse.strategy import FusionStrategy
@@ -57,8 +63,25 @@ def _words(run_config: Mapping[str, object]) -> list[str]:
         raise ConfigurationError(f"Cannot read overrides={text!r}: {error}.") from error
 
 
-def deal_data(configuration: Configuration) -> Dealt:
-    """Load the data and share it out.
+def load_data(component: Component) -> LabelledData:
+    """Load a data source.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be loaded, or returns something else than `LabelledData`.
+    """
+    data = build(component, "data")
+    if not isinstance(data, LabelledData):
+        raise ConfigurationError(
+            f"data {component.name} ({component.target}) gave {type(data).__name__}; "
+            "it must return fedfuse.data.samples.LabelledData."
+        )
+    return data
+
+
+def deal_data(configuration: Configuration, data: LabelledData | None = None) -> Dealt:
+    """Load the data, unless it is given, and share it out.
 
     Raises
     ------
@@ -66,41 +89,63 @@ def deal_data(configuration: Configuration) -> Dealt:
         If the data cannot be shared out in this way.
     """
 
-    def partition(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    def partition(population: Population) -> list[NDArray[np.int64]]:
         parts: list[NDArray[np.int64]] = build(
             configuration.partition,
             "partition",
-            labels=labels,
+            population=population,
             num_clients=configuration.num_clients,
             seed=configuration.seed,
         )
         return parts
 
-    data = build(configuration.data, "data")
-    if not isinstance(data, LabelledData):
-        raise ConfigurationError(
-            f"data {configuration.data.name} ({configuration.data.target}) gave {type(data).__name__}; "
-            "it must return fedfuse.data.samples.LabelledData."
-        )
-    transfer: int | TransferSet = configuration.transfer.size
-    if configuration.transfer.path is not None:
-        shared = read_shared(Path(configuration.transfer.path))
+    data = data or load_data(configuration.data)
+    return deal(
+        data,
+        partition,
+        _transfer_maker(configuration, data),
+        configuration.split,
+        configuration.seed,
+        configuration.transfer.labelled,
+    )
+
+
+def _transfer_maker(configuration: Configuration, data: LabelledData) -> MakeTransfer | TransferSet:
+    """Say how the transfer set is chosen: read from a file, or made from the clients' data source or another one."""
+    settings = configuration.transfer
+    if settings.path is not None:
+        shared = read_shared(Path(settings.path))
         if shared.class_names != data.class_names:
             raise ConfigurationError(
-                f"transfer.path={configuration.transfer.path} has the classes {', '.join(shared.class_names)}; data "
+                f"transfer.path={settings.path} has the classes {', '.join(shared.class_names)}; data "
                 f"{configuration.data.name} has {', '.join(data.class_names)}."
             )
-        transfer = shared.transfer
-    return deal(data, partition, transfer, configuration.split, configuration.seed)
+        return shared.transfer
+    generator = numpy_generator(configuration.seed if settings.seed is None else settings.seed, "transfer set")
+
+    def choose(pool: LabelledData, available: NDArray[np.int64]) -> Chosen:
+        chosen: Chosen = build(
+            settings.source, "transfer", pool=pool, available=available, size=settings.size, generator=generator
+        )
+        return chosen
+
+    if settings.data is None:
+        return partial(choose, data)
+    other = load_data(settings.data)
+    return lambda free: from_elsewhere(choose(other, other.population.positions), data.samples, free)
 
 
 def load_federation(configuration: Configuration) -> Federation:
     """Load all data of a run, in the configured precision; for errors see `deal_data`."""
     federation = federate(deal_data(configuration), configuration.split, configuration.seed)
-    dtype = DTYPES[configuration.engine.precision]
     return Federation(
-        shared=federation.shared.to(dtype),
-        clients=tuple(own.to(dtype) for own in federation.clients),
+        shared=federation.shared.to(DTYPES[configuration.engine.precision]),
+        clients=tuple(
+            _prepare(configuration, client, own, federation.shared.num_classes)
+            for client, own in enumerate(federation.clients)
+        ),
+        server_labels=federation.server_labels,
+        num_unused=federation.num_unused,
     )
 
 
@@ -111,6 +156,11 @@ def load_shared(configuration: Configuration) -> Shared:
     return shared.to(DTYPES[configuration.engine.precision])
 
 
+def load_server_labels(configuration: Configuration) -> Tensor | None:
+    """Load the labels of the first transfer samples, where the server is to know some: int64 ``[L]``."""
+    return deal_data(configuration).server_labels if configuration.transfer.labelled else None
+
+
 def load_client(configuration: Configuration, shared: Shared, client_id: int, path: Path) -> ClientData:
     """Load the data of one client from its own file, in the configured precision.
 
@@ -119,19 +169,52 @@ def load_client(configuration: Configuration, shared: Shared, client_id: int, pa
     ConfigurationError
         If the file cannot be used, or has too few samples.
     """
-    samples = read_client(path, shared)
-    own = split_client(client_id, samples, configuration.split, configuration.seed)
+    own = split_client(client_id, read_client(path, shared), configuration.split, configuration.seed)
+    return _prepare(configuration, client_id, own, shared.num_classes)
+
+
+def _prepare(configuration: Configuration, client_id: int, own: ClientData, num_classes: int) -> ClientData:
+    """Corrupt the data of one client as configured, and cast it."""
+    for component in configuration.corruption:
+        own = build(
+            component,
+            "corruption",
+            data=own,
+            client=client_id,
+            num_clients=configuration.num_clients,
+            num_classes=num_classes,
+            seed=configuration.seed,
+        )
     return own.to(DTYPES[configuration.engine.precision])
 
 
 def make_architectures(configuration: Configuration, shared: Shared) -> tuple[Architecture, ...]:
-    """Describe the configured models, in the order in which they are dealt to clients."""
+    """Describe the configured models, in the order in which they are dealt to clients.
+
+    A model is given ``input_shape`` and ``num_classes`` if it names them and the configuration does not.
+    """
     input_shape = tuple(shared.transfer.inputs.shape[1:])
+    known = {"input_shape": input_shape, "num_classes": shared.num_classes}
 
     def builder(component: Component) -> Callable[[], nn.Module]:
-        return partial(build, component, "model", input_shape=input_shape, num_classes=shared.num_classes)
+        given = (known.keys() & _parameters_of(component.target)) - component.arguments.keys()
+        return partial(build, component, "model", **{name: known[name] for name in given})
 
-    return tuple(describe(component.name, builder(component), input_shape) for component in configuration.model)
+    # Where a model is named for each client, many are the same: each is looked at once.
+    different = [
+        component for row, component in enumerate(configuration.model) if component not in configuration.model[:row]
+    ]
+    architectures = [describe(one.name, builder(one), input_shape, shared.num_classes) for one in different]
+    return tuple(architectures[different.index(component)] for component in configuration.model)
+
+
+def _parameters_of(target: str) -> set[str]:
+    """List the parameters that a target names; none if it cannot be looked at, and building it will say why."""
+    module_name, _, name = target.rpartition(".")
+    try:
+        return set(inspect.signature(getattr(importlib.import_module(module_name), name)).parameters)
+    except Exception:  # the user's own module can raise anything
+        return set()
 
 
 def make_client(client_id: int, architectures: tuple[Architecture, ...], data: ClientData) -> Client:
@@ -166,8 +249,13 @@ def make_client_settings(configuration: Configuration, shared: Shared) -> Client
     )
 
 
-def make_server(configuration: Configuration, shared: Shared, architectures: tuple[Architecture, ...]) -> Server:
-    """Build what the server has."""
+def make_server(
+    configuration: Configuration,
+    shared: Shared,
+    architectures: tuple[Architecture, ...],
+    labels: Tensor | None = None,
+) -> Server:
+    """Build what the server has; ``labels`` are those of the first transfer samples, which it alone knows."""
     return Server(
         seed=configuration.seed,
         transfer_inputs=shared.transfer.inputs,
@@ -176,6 +264,8 @@ def make_server(configuration: Configuration, shared: Shared, architectures: tup
         architectures={architecture.signature: architecture for architecture in architectures},
         dtype=DTYPES[configuration.engine.precision],
         transfer_rows=build(configuration.transfer.policy, "transfer policy"),
+        labels=labels,
+        training=configuration.absorb,
     )
 
 
@@ -228,21 +318,25 @@ def check_compatible(
     for carrier in sorted({*strategy.sends, *strategy.returns}):
         if carrier not in CARRIERS:
             raise unknown_name(f"carrier of strategy {name}", carrier, CARRIERS)
+    for carrier in sorted(ONLY_SENT & set(strategy.returns)):
+        raise ConfigurationError(f"Strategy {name} returns {carrier}, from which no client can learn.")
+    for carrier in sorted(ONLY_RETURNED & set(strategy.sends)):
+        raise ConfigurationError(f"Strategy {name} sends {carrier}, which no client can make.")
     for component, protector in zip(configuration.privacy, settings.protectors, strict=True):
         if protector.carrier not in strategy.sends:
             sent = ", ".join(sorted(strategy.sends)) or "nothing"
             raise ConfigurationError(
                 f"Protector {component.name} protects {protector.carrier}; strategy {name} sends {sent}."
             )
-    given = {"labels"} | set(strategy.returns)
-    missing = settings.objective.needs - given
-    teaches = {"soft_labels", "prototypes"} & set(strategy.returns)
+    teaches = TAUGHT.keys() & set(strategy.returns)
+    taught = {TAUGHT[carrier] for carrier in teaches}
+    missing = settings.objective.needs - taught - {"labels"}
     if teaches and missing:
         raise ConfigurationError(
             f"Objective {configuration.objective.name} needs {', '.join(sorted(missing))}; strategy {name} returns "
             f"{', '.join(sorted(strategy.returns))} only."
         )
-    if teaches and not teaches & settings.objective.needs:
+    if teaches and not taught & settings.objective.needs:
         raise ConfigurationError(
             f"Objective {configuration.objective.name} learns from {', '.join(sorted(settings.objective.needs))}; "
             f"what strategy {name} returns ({', '.join(sorted(teaches))}) would never be used."
@@ -258,6 +352,11 @@ def check_compatible(
             f"Strategy {name} needs {', '.join(sorted(untold))} from every client; "
             f"share_facts=[{','.join(sorted(settings.share_facts))}] does not allow it."
         )
+    if strategy.needs_labels and not configuration.transfer.labelled:
+        raise ConfigurationError(
+            f"Strategy {name} learns from labels at the server: say how many transfer samples it knows them of, for "
+            "example transfer.labelled=100."
+        )
     if strategy.one_architecture and len({one.signature for one in architectures}) > 1:
         raise ConfigurationError(
             f"Strategy {name} needs one architecture for all clients; model has "
@@ -267,4 +366,11 @@ def check_compatible(
         raise ConfigurationError(
             f"Strategy {name} needs features of one width; model has "
             f"{', '.join(f'{one.name} ({one.embedding_size})' for one in architectures)}."
+        )
+    headless = sorted({one.name for one in architectures if not one.has_head})
+    learns_at_head = bool(teaches) and isinstance(settings.objective, HeadObjective)
+    if headless and (learns_at_head or "head" in {*strategy.sends, *strategy.returns}):
+        raise ConfigurationError(
+            f"Strategy {name} needs a head in every model: an nn.Linear with a bias, called head, from features to "
+            f"logits; model has {', '.join(headless)}, without one."
         )

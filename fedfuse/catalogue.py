@@ -58,13 +58,17 @@ def read(group: str, name: str, searched: Sequence[Path]) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path} must be a mapping of keys to values.")
-    return {str(key): value for key, value in values.items()}
+    own = values.get(group) if _is_global(path) else values
+    if not isinstance(own, dict):
+        raise ConfigurationError(f"{path} is of the global package, so its values must be under {group}.")
+    return {str(key): value for key, value in own.items()}
 
 
 def describe(group: str, name: str, searched: Sequence[Path]) -> str:
     """Say in one line what a part is: the opening comment of its file, else the docstring of its target."""
-    first, *_ = [*_find(group, name, searched).read_text(encoding="utf-8").splitlines(), ""]
-    if first.startswith("#") and "@package" not in first:
+    lines = _find(group, name, searched).read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if "@package" not in line), "")
+    if first.startswith("#"):
         return first.removeprefix("#").strip()
     module, _, attribute = str(read(group, name, searched).get("_target_", "")).rpartition(".")
     source = _source(module)
@@ -75,6 +79,12 @@ def carriers() -> dict[str, str]:
     """Map the name of each carrier, a module that can express knowledge, to what it is in one line."""
     paths = sorted((Path(__file__).resolve().parent / "carriers").glob("*.py"))
     return {path.stem: _first_sentence(path) for path in paths if _defines(path, "express")}
+
+
+def _is_global(path: Path) -> bool:
+    """Say whether a file sets values of the whole configuration, with those of its part under the name of its group."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").split() == ["@package", "_global_"]
 
 
 def _find(group: str, name: str, searched: Sequence[Path]) -> Path:

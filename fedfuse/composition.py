@@ -1,8 +1,8 @@
 """Compose a configuration from the files in ``configs`` and from overrides such as ``seed=3``.
 
 Hydra reads the overrides and composes the groups of which one part is chosen (``strategy=knfu``). Values are
-set here, so that a wrong key is answered with the nearest valid one. So are the parts that come in lists
-(``model``, ``privacy``, ``tracking``) or in roles (``predictor``): Hydra would merge a list of choices into one.
+set here, so that a wrong key is answered with the nearest valid one. So are the parts that come in lists (``model``,
+``privacy``, ``corruption``, ``tracking``) or in roles (``predictor``): Hydra would merge a list of choices into one.
 """
 
 import itertools
@@ -25,9 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 from fedfuse import catalogue
 from fedfuse.configuration import Configuration, from_mapping
 from fedfuse.errors import ConfigurationError, unknown_name
+from fedfuse.models.assignment import assign
 
 HYDRA_GROUPS = ("data", "partition", "transfer", "transfer/policy", "strategy", "objective", "engine")
 MISSING = "???"
+CUSTOM = "custom"
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Configuration:
@@ -62,6 +64,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> Configu
     config, chosen = _compose_groups(choices, folders)
     for override in values:
         _set(config, override)
+    _check_values(OmegaConf.to_container(config))  # what is missing is named where it is, not where it is referred to
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
@@ -209,16 +212,31 @@ def _name_parts(values: dict[str, Any], chosen: Mapping[str, str], folders: Sequ
     transfer, predictor = values.get("transfer"), values.get("predictor")
     if isinstance(transfer, dict):
         name = chosen.get("transfer/policy", "custom")
-        named["transfer"] = transfer | {"policy": _component("transfer/policy", name, transfer.get("policy"))}
+        other = transfer.get("data")
+        named["transfer"] = transfer | {
+            "policy": _component("transfer/policy", name, transfer.get("policy")),
+            "source": _component(
+                "transfer", chosen.get("transfer", "custom"), transfer.get("source"), "transfer.source"
+            ),
+            "data": None if other is None else _part("data", other, folders),
+        }
     if isinstance(predictor, dict):
         named["predictor"] = {role: _part("predictor", item, folders) for role, item in predictor.items()}
     if isinstance(values.get("engine"), dict):
         named["engine"] = {"name": chosen.get("engine", "local")} | values["engine"]
-    for group in ("model", "privacy", "tracking"):
+    for group in ("model", "privacy", "corruption", "tracking"):
         items = values.get(group) or []
+        if group == "model" and isinstance(items, dict) and "name" not in items:
+            items = _models_of_clients(items, values.get("num_clients"))
         listed = items if isinstance(items, list) else [items]
         named[group] = [_part(group, item, folders) for item in listed]
     return named
+
+
+def _models_of_clients(models: Mapping[object, object], num_clients: object) -> list[object]:
+    if not isinstance(num_clients, int) or num_clients < 1:
+        raise ConfigurationError(f"num_clients must be a whole number of at least 1, not {num_clients!r}.")
+    return assign(models, num_clients)
 
 
 def _part(group: str, item: object, folders: Sequence[Path]) -> dict[str, Any]:
@@ -228,15 +246,19 @@ def _part(group: str, item: object, folders: Sequence[Path]) -> dict[str, Any]:
     if not isinstance(name, str):
         raise ConfigurationError(f"A {group} is NAME or {{name: NAME, key: value}}, not {item!r}.")
     values = catalogue.read(group, name, folders)
+    if name == CUSTOM and "_target_" not in changes:
+        raise ConfigurationError(
+            f"{group} {CUSTOM} has no class: write {{name: {CUSTOM}, _target_: my_package.My{group.capitalize()}}}."
+        )
     for key in changes:
-        if key not in values:
+        if key not in values and name != CUSTOM:  # what a class of one's own takes, no file knows
             raise unknown_name(f"key of {group} {name}", str(key), values)
     return _component(group, name, {**values, **changes})
 
 
-def _component(group: str, name: str, values: object) -> dict[str, Any]:
+def _component(group: str, name: str, values: object, key: str | None = None) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("_target_", MISSING) == MISSING:
-        key, kind = group.replace("/", "."), group.rpartition("/")[2].capitalize()
+        key, kind = key or group.replace("/", "."), group.rpartition("/")[2].capitalize()
         raise ConfigurationError(
             f"{group} {name} has no class: write {group}={name} {key}._target_=my_package.My{kind}"
         )

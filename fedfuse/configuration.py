@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
@@ -16,7 +16,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 ENGINES = ("local", "ray")
 RUNNERS = ("auto", "sequential", "stacked")
 PRECISIONS = ("float32", "float64")
-FACTS = ("num_examples", "test_metrics")
+FACTS = ("num_examples", "label_counts", "private_labels", "test_metrics")
+OFFICIAL = "official"
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,20 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One training of one round: on private data (learn) or on fused knowledge (absorb)."""
+    """One training of one round: on private data (learn) or on fused knowledge (absorb).
+
+    ``proximal`` pulls every step back to where the training started, as FedProx does.
+    """
 
     epochs: int
     batch_size: int
     optimizer: OptimizerSettings
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         _whole_number("epochs", self.epochs, 1)
         _whole_number("batch_size", self.batch_size, 1)
+        _number("proximal", self.proximal, "of at least 0", lambda strength: strength >= 0)
 
 
 @dataclass(frozen=True)
@@ -101,30 +107,61 @@ class EngineSettings:
             raise ConfigurationError("workers is for a Ray of the run's own; address names one that is running.")
 
 
+def _held_out() -> Component:
+    return Component("held_out", "fedfuse.data.transfer_sets.held_out", {"balanced": False})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings:
-    """The transfer set: how many samples are held out for it, or the file that it is in, and what carries knowledge."""
+    """The transfer set: how it is made, or the file that it is in, and what of it carries knowledge in a round.
+
+    ``source`` makes it of ``size`` samples from the clients' data source, or from ``data`` where that is another one;
+    ``seed`` draws it, by default the run's. The server, and nobody else, knows the labels of the first ``labelled``.
+    """
 
     size: int = 300
+    labelled: int = 0
     path: str | None = None
+    seed: int | None = None
+    data: Component | None = None
+    source: Component = field(default_factory=_held_out)
     policy: Component
 
     def __post_init__(self) -> None:
         _whole_number("size", self.size, 1)
+        _whole_number("labelled", self.labelled, 0)
+        if self.seed is not None:
+            _whole_number("seed", self.seed, 0)
         if self.path is not None:
             _text("path", self.path)
 
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """What is kept for testing: a share of all data, and shares of each client's own data."""
+    """What is used, and what is kept for testing: a share of all data, and shares of each client's own data.
 
-    global_test: float = 0.2
+    ``global_test`` can be ``"official"``: what the data source itself keeps for testing. ``samples`` uses only so many
+    samples of the source. ``path`` is the file of a split made before.
+    """
+
+    global_test: float | str = 0.2
     validation: float = 0.15
     test: float = 0.25
+    samples: int | None = None
+    path: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("global_test", "validation", "test"):
+        if isinstance(self.global_test, str) and self.global_test != OFFICIAL:
+            raise ConfigurationError(
+                f"global_test must be a number between 0 and 1, or {OFFICIAL}, not {self.global_test!r}."
+            )
+        if self.samples is not None:
+            _whole_number("samples", self.samples, 1)
+        if self.path is not None:
+            _text("path", self.path)
+            if self.samples is not None:
+                raise ConfigurationError("samples draws some of the data; path names a split of all of it.")
+        for name in ("validation", "test") if self.global_test == OFFICIAL else ("global_test", "validation", "test"):
             _number(name, getattr(self, name), "between 0 and 1", lambda share: 0 < share < 1)
         if self.validation + self.test >= 1:
             raise ConfigurationError(
@@ -166,6 +203,7 @@ class Configuration:
     local_baseline: bool
     output: str | None
     tracking: tuple[Component, ...] = ()
+    corruption: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
         _whole_number("seed", self.seed, 0)
@@ -226,9 +264,10 @@ def _read(schema: type[Schema], values: object, key: str) -> Schema:
     for name in values:
         if name not in types:
             raise unknown_name("key", f"{prefix}{name}", [prefix + known for known in types])
-    for field in fields(schema):  # type: ignore[arg-type]
-        if field.default is MISSING and field.name not in values:
-            raise ConfigurationError(f"{prefix}{field.name} is missing.")
+    for known in fields(schema):  # type: ignore[arg-type]
+        optional = known.default is not MISSING or known.default_factory is not MISSING
+        if not optional and known.name not in values:
+            raise ConfigurationError(f"{prefix}{known.name} is missing.")
     arguments = {name: _read_value(types[name], value, prefix + name) for name, value in values.items()}
     try:
         return schema(**arguments)
@@ -237,6 +276,8 @@ def _read(schema: type[Schema], values: object, key: str) -> Schema:
 
 
 def _read_value(kind: Any, value: object, key: str) -> object:  # noqa: ANN401 a type hint
+    if kind == Component | None:
+        return None if value is None else _read(Component, value, key)
     if is_dataclass(kind):
         return _read(kind, value, key)  # type: ignore[arg-type]
     if kind not in (tuple[Component, ...], tuple[str, ...]):

@@ -16,6 +16,7 @@ from fedfuse import results
 from fedfuse.assembly import (
     check_compatible,
     configuration_of,
+    load_server_labels,
     load_shared,
     make_architectures,
     make_client_settings,
@@ -129,7 +130,7 @@ def prepare(configuration: Configuration) -> ServerParts:
     check_compatible(configuration, strategy, settings, architectures)
     return ServerParts(
         strategy=strategy,
-        server=make_server(configuration, shared, architectures),
+        server=make_server(configuration, shared, architectures, load_server_labels(configuration)),
         settings=settings,
         trackers=make_trackers(configuration),
     )

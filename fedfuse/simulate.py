@@ -33,6 +33,7 @@ from fedfuse.data.federation import Federation
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.engine.ray import check_installed, run_on_ray
 from fedfuse.errors import ConfigurationError
+from fedfuse.models.architecture import size_in_words
 from fedfuse.report.display import Display, make_display
 from fedfuse.report.table import print_summary
 from fedfuse.server import Server
@@ -129,7 +130,7 @@ def assemble(configuration: Configuration) -> Simulation:
         federation=federation,
         clients=make_clients(federation, architectures),
         settings=settings,
-        server=make_server(configuration, federation.shared, architectures),
+        server=make_server(configuration, federation.shared, architectures, federation.server_labels),
         strategy=strategy,
         trackers=make_trackers(configuration),
     )
@@ -232,17 +233,25 @@ def _run_stages(
 def introduction(simulation: Simulation) -> list[str]:
     """Say what is about to run, what travels, and what is promised."""
     configuration, strategy = simulation.configuration, simulation.strategy
-    models = ", ".join(model.name for model in configuration.model)
+    models = ", ".join(dict.fromkeys(size_in_words(client.architecture) for client in simulation.clients))
     names = configuration.strategy.name, configuration.data.name, configuration.partition.name
     lines = [
         f"{names[0]} on {names[1]}, {names[2]} partition, seed {configuration.seed}",
-        f"{configuration.num_clients} clients with {models}; {len(simulation.settings.transfer)} transfer samples",
+        f"{configuration.num_clients} clients, {len(simulation.settings.transfer)} transfer samples",
+        f"Models: {models}",
         f"Clients send {_list(strategy.sends)} and get back {_list(strategy.returns)}; "
         f"private facts told to the strategy: {_list(strategy.needs)}.",
     ]
+    if simulation.federation.num_unused:
+        lines.append(
+            f"{simulation.federation.num_unused} samples are nobody's: the partition leaves them over, or they overlap "
+            "with another set. See fedfuse data describe."
+        )
     lines += [str(protector.guarantee()) for protector in simulation.settings.protectors]
     if strategy.sends and not simulation.settings.protectors:
         lines.append("No protector: what is sent is not noised, and nothing is guaranteed.")
+    if strategy.caution:
+        lines.append(strategy.caution)
     return lines
 
 

@@ -12,6 +12,7 @@ from fedfuse.assembly import (
     deal_data,
     load_client,
     load_federation,
+    load_server_labels,
     load_shared,
     make_architectures,
     make_client_settings,
@@ -166,7 +167,80 @@ def test_a_carrier_that_does_not_exist_is_refused_with_the_nearest_one(attribute
     strategy = type("Mine", (FusionStrategy,), {attribute: {"soft_label"}})()
     assert refusal(strategy=strategy) == (
         "Unknown carrier of strategy knfu 'soft_label'. Did you mean 'soft_labels'? "
-        "Valid: prototypes, soft_labels, weights."
+        "Valid: class_logits, densities, generated, head, private_features, private_soft_labels, prototypes, "
+        "soft_labels, weights."
+    )
+
+
+@pytest.mark.parametrize("carrier", ["densities", "private_features"])
+def test_a_strategy_that_returns_what_clients_only_send_is_refused(carrier):
+    strategy = type("Mine", (FusionStrategy,), {"returns": {carrier}})()
+    assert refusal(strategy=strategy) == f"Strategy knfu returns {carrier}, from which no client can learn."
+
+
+@pytest.mark.parametrize("carrier", ["generated", "private_soft_labels"])
+def test_a_strategy_that_asks_for_what_only_comes_back_is_refused(carrier):
+    strategy = type("Mine", (FusionStrategy,), {"sends": {carrier}})()
+    assert refusal(strategy=strategy) == f"Strategy knfu sends {carrier}, which no client can make."
+
+
+def test_private_features_are_refused_unless_private_labels_may_be_told():
+    assert refusal("strategy=fedgkt") == (
+        "Strategy fedgkt needs private_labels from every client; "
+        "share_facts=[num_examples,test_metrics] does not allow it."
+    )
+    assemble(compose([*BASE, "strategy=fedgkt", "share_facts=[private_labels]"]))
+
+
+def test_label_counts_for_a_generator_are_refused_unless_they_may_be_told():
+    assert refusal("strategy=fedgen", "strategy.label_counts=true", "share_facts=[]") == (
+        "Strategy fedgen needs label_counts from every client; share_facts=[] does not allow it."
+    )
+    assemble(compose([*BASE, "strategy=fedgen", "share_facts=[]"]))
+
+
+@pytest.mark.parametrize("strategy", ["fedgen", "fedhkd"])
+def test_knowledge_that_enters_at_the_head_is_refused_for_models_without_one(strategy):
+    configuration = compose([*BASE, f"strategy={strategy}"])
+    shared = federation().shared
+    architecture, *_ = make_architectures(configuration, shared)
+    headless = replace(architecture, name="mine", has_head=False)
+    settings = make_client_settings(configuration, shared)
+    with pytest.raises(ConfigurationError) as refused:
+        check_compatible(configuration, make_strategy(configuration.strategy), settings, (architecture, headless))
+    assert str(refused.value) == (
+        f"Strategy {strategy} needs a head in every model: an nn.Linear with a bias, called head, from features to "
+        "logits; model has mine, without one."
+    )
+    others = compose([*BASE, "strategy=fedproto"])
+    settings = make_client_settings(others, shared)
+    check_compatible(others, make_strategy(others.strategy), settings, (headless,))
+
+
+def test_soft_labels_of_private_samples_are_learnt_from_with_an_objective_that_needs_soft_labels():
+    allowed = "share_facts=[private_labels]"
+    assert refusal("strategy=fedgkt", allowed, "objective=prototype") == (
+        "Objective prototype needs prototypes; strategy fedgkt returns private_soft_labels only."
+    )
+    assert refusal("strategy=fedgkt", allowed, "objective=cross_entropy") == (
+        "Objective cross_entropy learns from labels; what strategy fedgkt returns (private_soft_labels) would never be "
+        "used."
+    )
+
+
+def test_an_oracle_is_refused_unless_label_counts_may_be_told():
+    assert refusal("strategy=oracle") == (
+        "Strategy oracle needs label_counts from every client; "
+        "share_facts=[num_examples,test_metrics] does not allow it."
+    )
+
+
+def test_class_logits_are_learnt_from_with_an_objective_that_needs_them():
+    assert refusal("strategy=fd", "objective=kd") == (
+        "Objective kd needs soft_labels; strategy fd returns class_logits only."
+    )
+    assert refusal("strategy=fd", "objective=cross_entropy") == (
+        "Objective cross_entropy learns from labels; what strategy fd returns (class_logits) would never be used."
     )
 
 
@@ -214,6 +288,20 @@ def test_federation_follows_the_configuration():
     assert not torch.equal(other.shared.transfer.inputs, federation().shared.transfer.inputs[:30])
 
 
+def test_the_server_alone_gets_labels_of_transfer_samples_where_the_configuration_says_so():
+    configuration = compose([*BASE, "transfer.labelled=9"])
+    labelled = load_federation(configuration)
+    assert labelled.server_labels.shape == (9,)
+    assert torch.equal(labelled.server_labels, load_server_labels(configuration))
+    assert labelled.shared.transfer.digest == federation().shared.transfer.digest
+    architectures = make_architectures(configuration, labelled.shared)
+    server = make_server(configuration, labelled.shared, architectures, labelled.server_labels)
+    assert server.labels is labelled.server_labels
+    assert server.training == configuration.absorb
+    assert load_server_labels(compose(BASE)) is None
+    assert federation().server_labels is None
+
+
 def test_the_federation_is_what_is_dealt_in_the_configured_precision():
     configuration = compose([*BASE, "engine.precision=float64"])
     dealt, double = deal_data(configuration), load_federation(configuration)
@@ -221,8 +309,8 @@ def test_the_federation_is_what_is_dealt_in_the_configured_precision():
     assert torch.equal(dealt.shared.transfer.inputs, federation().shared.transfer.inputs)
     assert double.shared.transfer.inputs.dtype == double.shared.global_test.inputs.dtype == torch.float64
     assert {sets.inputs.dtype for own in double.clients for sets in vars(own).values()} == {torch.float64}
-    for samples, own, single in zip(dealt.clients, double.clients, federation().clients, strict=True):
-        assert len(samples) == len(own.train) + len(own.validation) + len(own.test)
+    for data, own, single in zip(dealt.clients, double.clients, federation().clients, strict=True):
+        assert len(data.samples) == len(own.train) + len(own.validation) + len(own.test)
         assert torch.equal(own.train.inputs.float(), single.train.inputs)
 
 
@@ -295,7 +383,7 @@ def test_what_everybody_holds_is_a_file_or_held_out_of_the_data(transfer_file, m
     assert held_out.transfer.digest == federation().shared.transfer.digest
     assert torch.equal(held_out.global_test.inputs, federation().shared.global_test.inputs)
 
-    monkeypatch.setattr("fedfuse.data.digits.digits", None)  # with a file, no data source is needed
+    monkeypatch.setattr("fedfuse.data.sources.digits.digits", None)  # with a file, no data source is needed
     path = transfer_file()
     named, double = (
         load_shared(compose([f"transfer.path='{path}'", f"engine.precision={precision}"]))
@@ -312,7 +400,7 @@ def test_a_client_that_loads_its_own_file_has_the_sets_of_the_simulation(tmp_pat
     configuration = compose([*BASE, "engine.precision=float64"])
     dealt, simulated = deal_data(configuration), load_federation(configuration)
     for client_id in (0, 3):
-        write_client(tmp_path / "own.npz", dealt.clients[client_id])
+        write_client(tmp_path / "own.npz", dealt.clients[client_id].samples)
         own = load_client(configuration, simulated.shared, client_id, tmp_path / "own.npz")
         for name in ("train", "validation", "test"):
             loaded, expected = getattr(own, name), getattr(simulated.clients[client_id], name)
@@ -330,11 +418,11 @@ def test_a_client_with_too_few_samples_is_named(tmp_path):
 def test_the_seed_of_the_run_shares_the_data_out(monkeypatch):
     given = []
 
-    def alternating(labels, num_clients, seed, min_samples):
+    def alternating(population, num_clients, seed, min_samples):
         given.append((num_clients, seed, min_samples))
-        return [np.arange(client, len(labels), num_clients) for client in range(num_clients)]
+        return [np.arange(client, len(population), num_clients) for client in range(num_clients)]
 
-    monkeypatch.setattr("fedfuse.data.partition.iid", alternating)
+    monkeypatch.setattr("fedfuse.data.partitions.iid.iid", alternating)
     federation = load_federation(compose([*BASE, "num_clients=2", "partition=iid", "seed=7"]))
     assert given == [(2, 7, 10)]
     assert len(federation.clients) == 2

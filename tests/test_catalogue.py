@@ -111,7 +111,9 @@ def test_carriers_are_those_that_messages_can_have():
 
 @pytest.mark.parametrize(("group", "name"), SHIPPED)
 def test_every_shipped_part_is_described(group, name):
-    assert catalogue.describe(group, name, catalogue.folders()).endswith((".", "strength=2", "load_data"))
+    description = catalogue.describe(group, name, catalogue.folders())
+    assert description[0] == description[0].upper()
+    assert description.endswith((".", "}]", "]", "strength=2", "load_data"))
 
 
 @pytest.mark.parametrize(("group", "name"), [part for part in SHIPPED if part[1] != "custom"])

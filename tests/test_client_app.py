@@ -155,8 +155,8 @@ def write_files(directory, overrides=KNFU):
     dealt = deal_data(configuration_of({"overrides": overrides}))
     directory.mkdir(exist_ok=True)
     write_shared(directory / "transfer.npz", dealt.shared)
-    for client_id, samples in enumerate(dealt.clients):
-        write_client(directory / f"client-{client_id}.npz", samples)
+    for client_id, own in enumerate(dealt.clients):
+        write_client(directory / f"client-{client_id}.npz", own.samples)
     return [
         {"data": directory / f"client-{client_id}.npz", "transfer": directory / "transfer.npz"}
         for client_id in range(len(dealt.clients))

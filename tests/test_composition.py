@@ -124,12 +124,83 @@ def test_keys_of_a_model_in_a_list_can_be_changed():
     assert second.arguments == {"channels": [4, 8], "embedding_size": 64}
 
 
+def test_models_can_be_given_client_by_client():
+    models = compose(
+        ["model={0: mlp_small, 2-3: {name: cnn_small, embedding_size: 8}, others: mlp_large}", "num_clients=5"]
+    )
+    assert [model.name for model in models.model] == ["mlp_small", "mlp_large", "cnn_small", "cnn_small", "mlp_large"]
+    assert models.model[2].arguments["embedding_size"] == 8
+    with pytest.raises(ConfigurationError, match=r"model names none for client 1; add \{others: NAME\}"):
+        compose(["model={0: mlp_small}"])
+    with pytest.raises(ConfigurationError, match="num_clients must be a whole number of at least 1, not 'many'"):
+        compose(["model={0: mlp_small}", "num_clients=many"])
+
+
+GLOBAL_SOURCE = """# @package _global_
+# Thirty people.
+defaults:
+  - override /partition: iid
+data:
+  _target_: fedfuse.data.sources.digits.digits
+num_clients: 30
+model: [mlp_small]
+"""
+
+
+def test_a_data_source_may_have_defaults_for_the_whole_run_which_overrides_change(own):
+    folder = own("data/people.yaml", GLOBAL_SOURCE)
+    composed = compose(["data=people"], folder)
+    assert (composed.data.name, composed.data.target) == ("people", "fedfuse.data.sources.digits.digits")
+    assert (composed.partition.name, composed.num_clients, [m.name for m in composed.model]) == (
+        "iid",
+        30,
+        ["mlp_small"],
+    )
+    changed = compose(["num_clients=4", "data=people", "partition=dirichlet", "model=cnn_small"], folder)
+    assert (changed.partition.name, changed.num_clients, changed.model[0].name) == ("dirichlet", 4, "cnn_small")
+    # As a transfer set it brings its target only.
+    other = compose(["transfer.data=people"], folder)
+    assert (other.transfer.data.name, other.transfer.data.arguments, other.num_clients) == ("people", {}, 10)
+
+
+def test_the_transfer_set_can_be_made_of_another_source():
+    assert compose([]).transfer.data is None
+    assert compose([]).transfer.source.target == "fedfuse.data.transfer_sets.held_out"
+    assert compose(["transfer.data={name: digits}"]).transfer.data.target == "fedfuse.data.sources.digits.digits"
+    assert compose(["transfer.source.balanced=true"]).transfer.source.arguments == {"balanced": True}
+    with pytest.raises(ConfigurationError, match=r"Unknown data 'digit'\. Did you mean 'digits'"):
+        compose(["transfer.data=digit"])
+
+
+def test_a_split_in_a_file_is_named_once():
+    split = compose(["partition=file", "partition.path=my split.json"])
+    assert split.partition.arguments["path"] == split.split.path == "my split.json"
+    with pytest.raises(
+        ConfigurationError, match=r"^partition\.path has no value yet: give one with partition\.path=VALUE"
+    ):
+        compose(["partition=file"])
+
+
+def test_corruption_keeps_its_order_and_can_be_changed():
+    corruption = compose(["corruption=[noisy_features,{name: noisy_labels, rate: 0.25}]"]).corruption
+    assert [one.name for one in corruption] == ["noisy_features", "noisy_labels"]
+    assert corruption[1].arguments["rate"] == 0.25
+    assert compose([]).corruption == ()
+
+
 def test_privacy_keeps_its_order_and_can_be_changed():
     privacy = compose(["privacy=[swing,{name: noise, scale: 0.5},swing]"]).privacy
     assert [step.name for step in privacy] == ["swing", "noise", "swing"]
     assert privacy[1].arguments == {"scale": 0.5, "distribution": "gaussian"}
     assert compose(["privacy=noise"]).privacy[0].arguments["scale"] == 0.05
     assert compose(["privacy=null"]).privacy == compose(["privacy=[]"]).privacy == ()
+
+
+def test_custom_model_takes_its_class_and_any_arguments():
+    small, own = compose(["model=[mlp_small,{name: custom, _target_: my_package.Net, width: 3, layers: [1,2]}]"]).model
+    assert small.name == "mlp_small"
+    assert (own.name, own.target) == ("custom", "my_package.Net")
+    assert own.arguments == {"width": 3, "layers": [1, 2]}
 
 
 def test_engine_is_a_part_that_is_chosen_with_keys_of_its_own():
@@ -253,18 +324,18 @@ ERRORS = [
     ("split.test=0.9", "split.validation (0.15) and test (0.9) together must stay below 1."),
     ("transfer.path=3", "transfer.path must be text, not 3."),
     ("engine.threads=0", "engine.threads must be a whole number of at least 1, not 0."),
-    ("share_facts=[num_exampels]", "share_facts[0] must be one of num_examples, test_metrics, not 'num_ex"),
+    ("share_facts=[num_exampels]", "share_facts[0] must be one of num_examples, label_counts, private_labels, "),
     ("share_facts=num_examples", "share_facts must be a list, for example share_facts=[a,b], not 'num_"),
     ("local_baseline=1", "local_baseline must be true or false, not 1."),
     ("output=3", "output must be text, not 3."),
-    ("learn=3", "learn must be a mapping with the keys epochs, batch_size, optimizer, not 3."),
+    ("learn=3", "learn must be a mapping with the keys epochs, batch_size, optimizer, proximal, not 3."),
     ("learn.optimizer.lr=nan", "learn.optimizer.lr must be a finite number, not nan."),
     ("strategy.beta=-inf", "strategy.beta must be a finite number, not -inf."),
     ("privacy=[{name: noise, scale: inf}]", "privacy.0.scale must be a finite number, not inf."),
     ("strategy.beta=???", "strategy.beta has no value yet: give one with strategy.beta=VALUE."),
     ("seed=${nowhere}", "seed: Interpolation key 'nowhere' not found."),
     # keys
-    ("sed=3", "Unknown key 'sed'. Did you mean 'seed'? Valid: data, partition,"),
+    ("sed=3", "Unknown key 'sed'. Did you mean 'seed'? Valid: transfer, objective,"),
     ("num_client=3", "Unknown key 'num_client'. Did you mean 'num_clients'?"),
     ("strategy.bata=3", "Unknown key 'strategy.bata'. Did you mean 'strategy.beta'? "
      "Valid: strategy._target_, strategy.beta, strategy.divergence, strategy.prior_correction. "
@@ -273,7 +344,7 @@ ERRORS = [
     ("alpha=1", "Unknown key 'alpha'. Did you mean 'partition.alpha'?"),
     ("lr=1", "Unknown key 'lr'. Did you mean 'learn.optimizer.lr' or 'absorb.optimizer.lr'?"),
     ("learn.lr=1", "Unknown key 'learn.lr'. Did you mean 'learn.optimizer.lr' or 'absorb.optimizer.lr'? "
-     "Valid: learn.epochs, learn.batch_size, learn.optimizer."),
+     "Valid: learn.epochs, learn.batch_size, learn.proximal, learn.optimizer."),
     ("epoch=1", "Unknown key 'epoch'. Did you mean 'learn.epochs'?"),
     ("seed.inner=1", "Unknown key 'seed.inner'. Did you mean 'seed'?"),
     ("model.0=cnn_small", "Unknown key 'model.0'. Did you mean 'model'?"),
@@ -305,10 +376,12 @@ ERRORS = [
      "strategy._target_=my_package.MyStrategy"),
     # parts in lists and roles
     ("model=mlp_smal", "Unknown model 'mlp_smal'. Did you mean 'mlp_small'? "
-     "Valid: cnn_small, mlp_large, mlp_small."),
+     f"Valid: {', '.join(catalogue.names('model', catalogue.folders()))}."),
     ("model=[]", "model must name at least one model, for example model=[mlp_small]."),
     ("model=[{channels: [4]}]", "A model is NAME or {name: NAME, key: value}, not {'channels': [4]}."),
     ("model=[{name: cnn_small, chanels: [4]}]", "Unknown key of model cnn_small 'chanels'. Did you mean 'ch"),
+    ("model=custom", "model custom has no class: write {name: custom, _target_: my_package.MyModel}."),
+    ("model=[{name: custom, width: 3}]", "model custom has no class: write {name: custom, _target_: my_package.MyM"),
     ("model=[3]", "A model is NAME or {name: NAME, key: value}, not 3."),
     ("privacy=[swin]", "Unknown privacy 'swin'. Did you mean 'swing'?"),
     ("tracking=[wandbb]", "Unknown tracking 'wandbb'. Did you mean 'wandb'?"),

@@ -52,7 +52,7 @@ def configuration(**changes):
 def plain():
     """Return the values of a configuration as they stand in its file."""
     values = dataclasses.asdict(configuration())
-    return values | {name: list(values[name]) for name in ("model", "privacy", "share_facts", "tracking")}
+    return values | {name: list(values[name]) for name in ("model", "privacy", "share_facts", "tracking", "corruption")}
 
 
 def test_defaults_of_the_inner_settings():
@@ -61,8 +61,10 @@ def test_defaults_of_the_inner_settings():
         name="local", runner="auto", precision="float32", threads=1, timeout=3600, workers=None, address=None
     )
     assert SplitSettings() == SplitSettings(global_test=0.2, validation=0.15, test=0.25)
-    assert TransferSettings(policy=PART) == TransferSettings(size=300, path=None, policy=PART)
-    assert configuration().tracking == ()
+    assert SplitSettings() == SplitSettings(samples=None, path=None)
+    assert TransferSettings(policy=PART) == TransferSettings(size=300, path=None, seed=None, data=None, policy=PART)
+    assert TransferSettings(policy=PART).source.target == "fedfuse.data.transfer_sets.held_out"
+    assert configuration().tracking == configuration().corruption == ()
 
 
 def test_settings_are_frozen():
@@ -77,7 +79,9 @@ def test_file_gives_back_an_equal_configuration():
         output="a directory: 'with' \"quotes\" # and more, é",
         privacy=(PART,),
         tracking=(PART, PART),
-        transfer=TransferSettings(path="a transfer set: é.npz", policy=PART),
+        corruption=(PART,),
+        transfer=TransferSettings(path="a transfer set: é.npz", seed=3, data=PART, source=PART, policy=PART),
+        split=SplitSettings(global_test="official", path="a split.json"),
         engine=EngineSettings(name="ray", runner="sequential", workers=3),
         share_facts=(),
         strategy=Component("two", "package.Two", {"text": "1e-3", "empty": "", "yes": "yes"}),
@@ -94,9 +98,13 @@ def test_plain_values_make_the_configuration():
     assert from_mapping(plain()) == configuration()
 
 
-def test_files_from_before_there_were_trackers_engines_and_transfer_files_can_still_be_read():
+def test_files_from_before_there_were_trackers_engines_transfer_files_and_other_sources_can_still_be_read():
     values = plain()
-    del values["tracking"], values["transfer"]["path"]
+    del values["tracking"], values["corruption"]
+    for name in ("path", "seed", "data", "source"):
+        del values["transfer"][name]
+    for name in ("samples", "path"):
+        del values["split"][name]
     for name in ("name", "workers", "address"):
         del values["engine"][name]
     assert from_mapping(values) == configuration()
@@ -121,7 +129,8 @@ def test_files_from_before_there_were_trackers_engines_and_transfer_files_can_st
         ({"model": ()}, "model must name at least one model, for example model=[mlp_small]."),
         (
             {"share_facts": ("num_examples", "test_metric")},
-            "share_facts[1] must be one of num_examples, test_metrics, not 'test_metric'. Did you mean 'test_metrics'?",
+            "share_facts[1] must be one of num_examples, label_counts, private_labels, test_metrics, not "
+            "'test_metric'. Did you mean 'test_metrics'?",
         ),
         ({"local_baseline": "yes"}, "local_baseline must be true or false, not 'yes'."),
         ({"output": ""}, "output must be text, not ''."),
@@ -181,6 +190,13 @@ def test_value_out_of_range_is_refused(changes, expected):
         (lambda: TransferSettings(path="", policy=PART), "path must be text, not ''."),
         (lambda: TransferSettings(path=3, policy=PART), "path must be text, not 3."),
         (lambda: TransferSettings(size=0, policy=PART), "size must be a whole number of at least 1, not 0."),
+        (lambda: TransferSettings(seed=-1, policy=PART), "seed must be a whole number of at least 0, not -1."),
+        (lambda: SplitSettings(samples=0), "samples must be a whole number of at least 1, not 0."),
+        (lambda: SplitSettings(path=""), "path must be text, not ''."),
+        (
+            lambda: SplitSettings(path="a", samples=3),
+            "samples draws some of the data; path names a split of all of it.",
+        ),
         (lambda: SplitSettings(global_test=1), "global_test must be a number between 0 and 1, not 1."),
         (lambda: SplitSettings(validation=0), "validation must be a number between 0 and 1, not 0."),
         (

@@ -386,6 +386,7 @@ CHANGES = {
     "privacy": ["privacy=[swing]"],
     "engine": ["engine.timeout=9"],
     "tracking": ["tracking=[tensorboard]"],
+    "corruption": ["corruption=[noisy_labels]"],
 }
 
 
@@ -453,7 +454,7 @@ def test_a_server_is_prepared_with_all_its_parts(told):
 
 def test_a_server_needs_no_data_but_the_transfer_set(tmp_path, monkeypatch):
     write_shared(tmp_path / "all.npz", Shared(TransferSet(torch.rand(7, 1, 8, 8)), None, tuple("0123456789")))
-    monkeypatch.setattr("fedfuse.data.digits.digits", None)
+    monkeypatch.setattr("fedfuse.data.sources.digits.digits", None)
     parts = prepare(configuration_of({"overrides": f"{BASE} transfer.path={tmp_path / 'all.npz'}"}))
     assert len(parts.server.transfer_inputs) == 7
     assert parts.settings.global_test is None

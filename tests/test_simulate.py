@@ -660,22 +660,29 @@ def test_introduction_says_what_runs_what_travels_and_what_is_promised(tmp_path,
     lines = introduction(assemble(configuration))
     assert lines == [
         "fedavg on digits, dirichlet partition, seed 4",
-        "3 clients with mlp_small; 40 transfer samples",
+        "3 clients, 40 transfer samples",
+        "Models: mlp_small (4,810 parameters, 0.009 MFLOPs a sample)",
         "Clients send weights and get back weights; private facts told to the strategy: num_examples.",
         "No protector: what is sent is not noised, and nothing is guaranteed.",
     ]
     simulate(configuration, tmp_path / "run")
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:6] == [*lines, "fedavg: rounds 1 to 1", printed[5]]
-    assert printed[5].startswith("round 1/1  personal ")
+    assert printed[:7] == [*lines, "fedavg: rounds 1 to 1", printed[6]]
+    assert printed[6].startswith("round 1/1  personal ")
     assert "local-only: rounds 1 to 1" in printed
 
     lines = introduction(assemble(configuration_of("strategy=knfu", "privacy=[noise]")))
-    assert lines[2:] == [
+    assert lines[3:] == [
         "Clients send soft_labels and get back soft_labels; private facts told to the strategy: nothing.",
         "noise: gaussian noise of scale 0.05 on soft labels; guarantee: none",
     ]
-    assert introduction(assemble(configuration_of("strategy=local")))[2:] == [
+    told = ["strategy=oracle", "share_facts=[label_counts]"]
+    assert introduction(assemble(configuration_of(*told)))[3:] == [
+        "Clients send soft_labels and get back soft_labels; private facts told to the strategy: label_counts.",
+        "No protector: what is sent is not noised, and nothing is guaranteed.",
+        "ORACLE: sees private label counts. An upper bound for ablations, not a method to compare others with.",
+    ]
+    assert introduction(assemble(configuration_of("strategy=local")))[3:] == [
         "Clients send nothing and get back nothing; private facts told to the strategy: nothing."
     ]
 

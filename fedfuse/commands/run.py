@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+import textwrap
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,12 +112,20 @@ def _groups() -> str:
     """Say what can be chosen by name."""
     folders = catalogue.folders()
     groups = [group for table in TABLES.values() for group in table if group != CARRIER]
-    lines = [f"  {group:<16} {', '.join(catalogue.names(group, folders))}" for group in groups]
+    lines = [
+        textwrap.fill(
+            ", ".join(catalogue.names(group, folders)),
+            120,
+            initial_indent=f"  {group:<16} ",
+            subsequent_indent=" " * 19,
+        )
+        for group in groups
+    ]
     return "\n".join(["chosen by name (see also fedfuse list):", *lines, ""])
 
 
 def _defaults() -> str:
     """Show the keys of the main configuration as its file does: with their defaults and what they are for."""
     text = (catalogue.folders()[0] / "config.yaml").read_text(encoding="utf-8")
-    values = text.partition("_self_\n")[2].strip()
+    values = text.partition("\n\n")[2].strip()  # what stands above is the list of parts
     return "\n".join(["keys and their defaults (inner ones with dots: learn.optimizer.lr=0.01):", values])
