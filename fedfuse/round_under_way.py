@@ -21,6 +21,8 @@ class RoundUnderWay:
         The clients that take part; after share, those whose knowledge was valid.
     sent
         The round of the fused knowledge that went along with each client's last message.
+    rows
+        The transfer samples that clients are asked for; chosen again if the share phase is.
     shared
         Whether the share phase is over.
     """
@@ -36,6 +38,7 @@ class RoundUnderWay:
     relevance_clients: list[int] = field(default_factory=list)
     clients: list[ClientMetrics] = field(default_factory=list)
     shared: bool = False
+    rows: Tensor | None = None
 
     def add_seconds(self, seconds: Mapping[str, float]) -> None:
         """Add times by verb."""

@@ -136,7 +136,7 @@ class Rounds:
         settings = self.settings
         chosen = participants(list(self.roster.nodes), settings.fraction, settings.min_clients, settings.seed, round)
         self.under_way.participants = list(chosen)
-        rows = self._rows(round)
+        rows = self.under_way.rows = self._ask(strategy, round)
         facts = tuple(sorted(strategy.needs & settings.share_facts))
         requests = {}
         for client_id in chosen:
@@ -156,7 +156,7 @@ class Rounds:
         """Check the clients' knowledge, leave out what is bad, and let the strategy fuse the rest."""
         checked = self._check_replies(replies, "share", lambda reply: self._check(strategy, reply))
         self.under_way.participants = list(checked)
-        expected = [self.roster.expectation(client, round, self._rows(round)) for client in checked]
+        expected = [self.roster.expectation(client, round, self._asked) for client in checked]
         knowledge = [reply.knowledge for reply in checked.values() if reply.knowledge is not None]
         self.observers.verb("fuse", 0, len(checked))
         with self.under_way.timed("fuse"):
@@ -181,7 +181,7 @@ class Rounds:
             raise InvalidKnowledgeError("told its label counts unasked, or not although asked")
         if knowledge.label_counts is not None and len(knowledge.label_counts) != self.server.num_classes:
             raise InvalidKnowledgeError(f"told {len(knowledge.label_counts)} label counts")
-        expected = self.roster.expectation(reply.client_id, reply.round, self._rows(reply.round))
+        expected = self.roster.expectation(reply.client_id, reply.round, self._asked)
         for carrier, tensors in knowledge.carriers.items():
             CARRIERS[carrier].check(tensors, expected)
 
@@ -194,13 +194,12 @@ class Rounds:
         # What is common is checked once for each architecture, as a client that has it will.
         one_of_each = {self.roster.descriptions[client].architecture: client for client in client_ids}
         common = [(client, fused.common or {}) for client in one_of_each.values()]
-        rows = self._rows(self.under_way.round)
         for client_id, carriers in (*common, *fused.personal.items()):
             if client_id not in self.roster.descriptions:
                 raise InvalidKnowledgeError(f"there is no client {client_id}")
             if not set(carriers) <= set(strategy.returns):
                 raise InvalidKnowledgeError(f"{sorted(carriers)}, but returns says {sorted(strategy.returns)}")
-            expected = self.roster.expectation(client_id, self.under_way.round, rows)
+            expected = self.roster.expectation(client_id, self.under_way.round, self._asked)
             for carrier, tensors in carriers.items():
                 if carrier == "soft_labels":
                     _check_fused_soft_labels(tensors, expected)
@@ -236,9 +235,21 @@ class Rounds:
 
     # -- both ----------------------------------------------------------------------------------------------------------
 
-    def _rows(self, round: int) -> Tensor:
+    def _ask(self, strategy: "FusionStrategy", round: int) -> Tensor:
+        """Let the transfer policy choose samples, and the strategy those of them that clients are asked for."""
         generator = numpy_generator(self.settings.seed, "transfer rows", round)
-        return self.server.transfer_rows(self.server.num_transfer, generator)
+        chosen = self.server.transfer_rows(self.server.num_transfer, generator)
+        asked = strategy.ask(chosen, round)
+        if not (asked.ndim == 1 and 1 <= len(set(asked.tolist())) == len(asked) and torch.isin(asked, chosen).all()):
+            raise FedfuseError(
+                f"{type(strategy).__name__}.ask must return some of the {len(chosen)} rows it was given."
+            )
+        return asked
+
+    @property
+    def _asked(self) -> Tensor:
+        assert self.under_way.rows is not None, "nothing is received before it was asked for"
+        return self.under_way.rows
 
     def _messages(self, requests: Mapping[int, Request], message_type: str) -> list[Message]:
         messages = []

@@ -105,6 +105,13 @@ class FusionStrategy(Strategy):
         """Return what every client starts from, for example common weights. By default each has its own."""
         return None
 
+    def ask(self, rows: Tensor, round: int) -> Tensor:
+        """Return which transfer samples clients answer in a round: int64 ``[R]``, some of those the transfer policy chose.
+
+        By default all. At least one; a strategy that knows the answers to some already need not pay for them again.
+        """
+        return rows
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the strategy must remember across a resume: tensors and plain values by name."""
         return {}

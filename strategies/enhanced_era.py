@@ -20,10 +20,10 @@ class EnhancedERA(FusionStrategy):
     probability.
 
     This is the aggregation of SCARLET, as its authors' code has it. Its cache can be switched on: the consensus on a
-    sample is then used again, whatever the clients answer, for some rounds after the one that made it. SCARLET asks
-    clients for no sample that is in the cache; here they are asked all the same, so no bytes are saved. It is meant
-    for ``transfer/policy=random_subset``: if every round has all samples, all are kept and renewed at once. There is
-    no server model either.
+    sample is then used again for some rounds after the one that made it, and no client is asked for that sample. Where
+    everything is known, the oldest answer is asked for again. It is meant for ``transfer/policy=random_subset``: if
+    every round has all samples, all are kept and renewed at once. In SCARLET clients have a cache too, which saves
+    bytes on the way down; here the whole consensus is sent. There is no server model either.
 
     Parameters
     ----------
@@ -45,9 +45,20 @@ class EnhancedERA(FusionStrategy):
         # The consensus on each sample, [M, C], and the round that made it, int64 [M], 0 where there is none.
         self.cached: Tensor | None = None
         self.cached_rounds: Tensor | None = None
+        # What the transfer policy chose for this round.
+        self.chosen = torch.empty(0, dtype=torch.int64)
+
+    def ask(self, rows: Tensor, round: int) -> Tensor:
+        """Ask for what is not in the cache, or too old."""
+        self.chosen = rows
+        if self.cached_rounds is None:
+            return rows
+        ages = self.cached_rounds[rows]
+        unknown = rows[(ages == 0) | (round - ages > self.cache_duration)]
+        return unknown if len(unknown) else rows[ages.argmin()].unsqueeze(0)
 
     def fuse(self, knowledge: KnowledgeBatch, server: Server) -> Fused:
-        """Average the soft labels of those who answered, sharpen the mean, and take what is in the cache instead."""
+        """Average the soft labels of those who answered, sharpen the mean, and add what is in the cache."""
         averaged = super().fuse(knowledge, server)
         assert averaged.common is not None, "without relate, all clients get the same"
         mean, mask = (averaged.common["soft_labels"][name] for name in ("soft_labels", "mask"))
@@ -55,18 +66,18 @@ class EnhancedERA(FusionStrategy):
         logarithm = mean.double().clamp_min(0).log()
         sharpened = softmax(self.exponent * logarithm, dim=1).to(mean.dtype)
         if self.cache_duration:
-            sharpened = self._through_cache(sharpened, mask, knowledge.round)
+            sharpened, mask = self._through_cache(sharpened, mask, knowledge.round)
         return Fused.for_all(averaged.relevance, soft_labels={"soft_labels": sharpened, "mask": mask})
 
-    def _through_cache(self, consensus: Tensor, mask: Tensor, round: int) -> Tensor:
+    def _through_cache(self, consensus: Tensor, mask: Tensor, round: int) -> tuple[Tensor, Tensor]:
         if self.cached is None or self.cached_rounds is None:
             self.cached, self.cached_rounds = consensus, torch.zeros(len(mask), dtype=torch.int64)
-        young = (self.cached_rounds > 0) & (round - self.cached_rounds <= self.cache_duration)
-        renewed = mask & ~young
         # Always new ones: what `state_dict` returned must stay as it is.
-        self.cached = torch.where(renewed.unsqueeze(1), consensus, self.cached)
-        self.cached_rounds = torch.where(renewed, round, self.cached_rounds)
-        return torch.where(mask.unsqueeze(1), self.cached, consensus)
+        self.cached = torch.where(mask.unsqueeze(1), consensus, self.cached)
+        self.cached_rounds = torch.where(mask, round, self.cached_rounds)
+        chosen = torch.zeros_like(mask).index_fill(0, self.chosen, True)
+        known = chosen & (self.cached_rounds > 0) & (round - self.cached_rounds <= self.cache_duration)
+        return torch.where(known.unsqueeze(1), self.cached, consensus), known | mask
 
     def state_dict(self) -> dict[str, Any]:
         """Return the cache."""

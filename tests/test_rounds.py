@@ -723,6 +723,35 @@ def test_rows_are_asked_for_where_something_of_the_transfer_set_is_sent(sends, r
         assert (None if asked is None else len(asked)) == rows
 
 
+def asking(chosen):
+    """A strategy that asks for what a function makes of the rows that the policy chose."""
+    return type("Mine", (FusionStrategy,), {"sends": {"soft_labels"}, "ask": lambda self, rows, round: chosen(rows)})()
+
+
+def test_a_strategy_may_ask_for_some_of_the_rows_that_the_policy_chose():
+    simulation = simulation_of(SUBSET)
+    rounds = Rounds(RoundSettings(0, 4, 1.0, 1, frozenset()), simulation.server, Observers())
+    rounds.roster.describe_new_nodes(Wire(simulation), 1)
+    whole, some = (
+        [Request.from_record(message.content).rows for message in rounds.share_messages(asking(chosen), 1)]
+        for chosen in (lambda rows: rows, lambda rows: rows[3:8])
+    )
+    assert all(torch.equal(own, whole[0][3:8]) for own in some)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [lambda rows: rows[:0], lambda rows: rows[[0, 0]], lambda rows: torch.tensor([40]), lambda rows: rows.unsqueeze(0)],
+    ids=["none", "one twice", "another", "not a list"],
+)
+def test_a_strategy_that_asks_for_no_rows_or_for_others_is_stopped(chosen):
+    simulation = simulation_of(SUBSET)
+    rounds = Rounds(RoundSettings(0, 4, 1.0, 1, frozenset()), simulation.server, Observers())
+    rounds.roster.describe_new_nodes(Wire(simulation), 1)
+    with pytest.raises(FedfuseError, match=r"^Mine\.ask must return some of the 20 rows it was given\.$"):
+        rounds.share_messages(asking(chosen), 1)
+
+
 def test_only_facts_that_the_strategy_needs_and_the_configuration_allows_are_asked_for(tmp_path):
     for overrides, facts in (
         (["strategy=fedavg"], ("num_examples",)),

@@ -7,7 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfuse.composition import compose
 from fedfuse.knowledge import KnowledgeBatch
+from fedfuse.results import read_metrics
+from fedfuse.simulate import simulate
 from strategies.enhanced_era import EnhancedERA
 
 
@@ -123,14 +126,16 @@ def test_an_exponent_out_of_range_is_refused(exponent):
 # The cache
 
 
-def fuse_rounds(strategy, masks, first_round=1, number=3, samples=4):
-    """Fuse a round for each mask ``[M]`` of asked samples, with other answers each; return what came back."""
-    received = []
-    for round, asked in enumerate(masks, start=first_round):
-        mask = torch.tensor(asked).expand(number, samples)
+def fuse_rounds(strategy, chosen, first_round=1, number=3, samples=4):
+    """Run a round for each list of chosen samples; return what was asked for and what came back."""
+    rounds = []
+    for round, rows in enumerate(chosen, start=first_round):
+        asked = strategy.ask(torch.tensor(rows), round)
+        mask = torch.zeros(number, samples, dtype=torch.bool).index_fill(1, asked, True)
         answers = random_soft_labels(number, samples, 5, seed=round) * mask.unsqueeze(2)
-        received.append(strategy.fuse(batch(answers, mask, round), None).common["soft_labels"])
-    return received
+        tensors = strategy.fuse(batch(answers, mask, round), None).common["soft_labels"]
+        rounds.append((asked.tolist(), tensors["soft_labels"], tensors["mask"].tolist()))
+    return rounds
 
 
 def fresh(round, number=3, samples=4):
@@ -138,41 +143,56 @@ def fresh(round, number=3, samples=4):
     return consensus(random_soft_labels(number, samples, 5, seed=round))
 
 
-def test_without_a_cache_every_round_is_fused_anew_and_nothing_is_kept():
+def test_without_a_cache_everything_is_asked_for_in_every_round_and_nothing_is_kept():
     strategy = EnhancedERA()
-    for round, tensors in enumerate(fuse_rounds(strategy, [[True] * 4] * 3), start=1):
-        assert torch.equal(tensors["soft_labels"], fresh(round))
+    for round, (asked, soft_labels, _) in enumerate(fuse_rounds(strategy, [[0, 1, 2, 3]] * 3), start=1):
+        assert asked == [0, 1, 2, 3]
+        assert torch.equal(soft_labels, fresh(round))
     assert strategy.state_dict() == {"cached": None, "cached_rounds": None}
 
 
-def test_a_consensus_is_used_again_for_so_many_rounds_and_then_renewed():
-    received = fuse_rounds(EnhancedERA(cache_duration=2), [[True] * 4] * 7)
-    for tensors, made_in in zip(received, [1, 1, 1, 4, 4, 4, 7], strict=True):
-        assert torch.equal(tensors["soft_labels"], fresh(made_in))
+def test_a_consensus_is_used_again_for_so_many_rounds_and_then_asked_for_again():
+    chosen = [[0, 1], [1, 2], [0, 1, 2, 3], [0, 1, 2]]
+    rounds = fuse_rounds(EnhancedERA(cache_duration=2), chosen)
+    assert [asked for asked, _, _ in rounds] == [[0, 1], [2], [3], [0, 1]]
+    made_in = [{0: 1, 1: 1}, {1: 1, 2: 2}, {0: 1, 1: 1, 2: 2, 3: 3}, {0: 4, 1: 4, 2: 2}]
+    for (_, soft_labels, mask), expected in zip(rounds, made_in, strict=True):
+        assert [sample for sample in range(4) if mask[sample]] == sorted(expected)
+        for sample, round in expected.items():
+            torch.testing.assert_close(soft_labels[sample], fresh(round)[sample], rtol=0, atol=1e-14)
 
 
-def test_every_sample_has_its_own_age_and_carries_nothing_where_nobody_answered():
-    yes, no = True, False
-    asked = [[yes, no, no, no], [yes, yes, no, no], [yes, yes, yes, no], [no, yes, yes, no]]
-    received = fuse_rounds(EnhancedERA(cache_duration=1), asked)
-    made_in = [[1, 0, 0, 0], [1, 2, 0, 0], [3, 2, 3, 0], [0, 4, 3, 0]]
-    for tensors, mask, rounds in zip(received, asked, made_in, strict=True):
-        assert tensors["mask"].tolist() == mask
-        for sample, round in enumerate(rounds):
-            expected = fresh(round)[sample] if round else torch.full((5,), 0.2, dtype=torch.float64)
-            torch.testing.assert_close(tensors["soft_labels"][sample], expected, rtol=0, atol=1e-14)
+def test_where_everything_is_known_the_oldest_answer_is_asked_for_again():
+    rounds = fuse_rounds(EnhancedERA(cache_duration=5), [[1], [0, 1], [1, 0], [0, 1]])
+    assert [asked for asked, _, _ in rounds] == [[1], [0], [1], [0]]
+    for (_, soft_labels, mask), (of_0, of_1) in zip(rounds[1:], [(2, 1), (2, 3), (4, 3)], strict=True):
+        assert mask == [True, True, False, False]
+        torch.testing.assert_close(soft_labels[0], fresh(of_0)[0], rtol=0, atol=1e-14)
+        torch.testing.assert_close(soft_labels[1], fresh(of_1)[1], rtol=0, atol=1e-14)
+
+
+def test_what_nobody_answered_is_asked_for_again():
+    strategy = EnhancedERA(cache_duration=5)
+    rows = torch.arange(3)
+    assert strategy.ask(rows, 1).tolist() == [0, 1, 2]
+    mask = torch.tensor([[True, False, True]]).expand(2, 3)
+    fused = strategy.fuse(batch(random_soft_labels(2, 3, 4) * mask.unsqueeze(2), mask), None)
+    assert fused.common["soft_labels"]["mask"].tolist() == [True, False, True]
+    assert strategy.ask(rows, 2).tolist() == [1]
 
 
 def test_the_cache_survives_being_saved_and_loaded():
     strategy, other = EnhancedERA(cache_duration=3), EnhancedERA(cache_duration=3)
-    fuse_rounds(strategy, [[True, True, False, False]])
+    fuse_rounds(strategy, [[0, 1]])
     file = io.BytesIO()
     torch.save(strategy.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
     kept = strategy.state_dict()
-    expected = fuse_rounds(strategy, [[True] * 4], first_round=2)[0]["soft_labels"]
-    assert torch.equal(fuse_rounds(other, [[True] * 4], first_round=2)[0]["soft_labels"], expected)
+    ((asked, expected, _),) = fuse_rounds(strategy, [[0, 1, 2, 3]], first_round=2)
+    ((asked_again, loaded, _),) = fuse_rounds(other, [[0, 1, 2, 3]], first_round=2)
+    assert asked == asked_again == [2, 3]
+    assert torch.equal(loaded, expected)
     assert torch.equal(expected, torch.cat([fresh(1)[:2], fresh(2)[2:]]))
     # What was saved is not what goes on changing.
     assert kept["cached_rounds"].tolist() == [1, 1, 0, 0]
@@ -181,3 +201,17 @@ def test_the_cache_survives_being_saved_and_loaded():
 def test_a_negative_duration_is_refused():
     with pytest.raises(ValueError, match="cache_duration=-1 must not be negative"):
         EnhancedERA(cache_duration=-1)
+
+
+def test_in_a_run_the_cache_saves_bytes_on_the_way_up(tmp_path):
+    def bytes_up(duration):
+        words = ["strategy=enhanced_era", f"strategy.cache_duration={duration}", "num_clients=3", "num_rounds=4"]
+        words += ["model=mlp_small", "learn.epochs=1", "local_baseline=false", "transfer/policy=random_subset"]
+        directory = simulate(compose(words), tmp_path / str(duration))
+        return [line["bytes_up"] for line in read_metrics(directory)]
+
+    without, with_cache = bytes_up(0), bytes_up(9)
+    assert with_cache[0] == without[0]
+    assert all(saved < plain for saved, plain in zip(with_cache[1:], without[1:], strict=True))
+    # In four rounds, half of the samples each, hardly any is new in the last.
+    assert with_cache[3] < 0.4 * without[3]
