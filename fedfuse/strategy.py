@@ -106,7 +106,7 @@ class FusionStrategy(Strategy):
         return None
 
     def ask(self, rows: Tensor, round: int) -> Tensor:
-        """Return which transfer samples clients answer in a round: int64 ``[R]``, some of those the transfer policy chose.
+        """Return which of the transfer samples that the policy chose clients answer in a round: int64 ``[R]``.
 
         By default all. At least one; a strategy that knows the answers to some already need not pay for them again.
         """
