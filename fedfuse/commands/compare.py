@@ -73,10 +73,12 @@ def _carry_out(directory: Path, plan: Plan, jobs: int) -> int:
     from fedfuse.compare.processes import claim, start_process
     from fedfuse.compare.report import read_comparison
     from fedfuse.compare.table import error_lines
+    from fedfuse.compare.warm_start import prepare
 
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_A_PIPE
+    prepare()
     with claim(directory) as lock:
         num_finished = sum(read_measures(directory, run) is not None for run in plan.runs)
         already = f", of which {num_finished} have finished" if num_finished else ""

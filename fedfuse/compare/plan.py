@@ -39,6 +39,8 @@ class Run:
         The other overrides that were varied, but for the seed: ``("partition.alpha=0.1",)``.
     seed, num_rounds, threads : int
         Of its configuration.
+    engine : str
+        What executes it.
     """
 
     folder: str
@@ -48,6 +50,7 @@ class Run:
     seed: int
     num_rounds: int
     threads: int
+    engine: str = "local"
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def make_plan(words: Sequence[str], config_dir: Path | None = None) -> Plan:
             seed=configuration.seed,
             num_rounds=configuration.num_rounds,
             threads=configuration.engine.threads,
+            engine=configuration.engine.name,
         )
         for folder, (one, configuration) in zip(folders, composed, strict=True)
     )

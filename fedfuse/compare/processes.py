@@ -16,6 +16,7 @@ from typing import IO, Protocol
 
 from fedfuse.compare.outcome import log_path, run_directory
 from fedfuse.compare.plan import Plan, Run
+from fedfuse.compare.warm_start import start_warm
 from fedfuse.composition import quote
 from fedfuse.errors import ConfigurationError
 
@@ -98,22 +99,17 @@ def start_process(directory: Path, plan: Plan, lock: IO[str], run: Run) -> Proce
     lock : file
         See `claim`: the run holds it as well.
     run : Run
-        What to run.
+        What to run. Ray starts processes of its own, for which it wants a fresh one.
     """
-    path, log = run_directory(directory, run), log_path(directory, run)
-    if (path / "config.yaml").is_file():
-        words = [f"resume={path}"]
-    else:
-        # A run writes its configuration before anything else, so there is nothing to lose.
-        shutil.rmtree(path, ignore_errors=True)
-        words = [] if plan.config_dir is None else [f"--config-dir={plan.config_dir}"]
-        words += [*run.overrides, "local_baseline=false", f"output={quote(str(path))}"]
+    words, log = words_of(directory, plan, run), log_path(directory, run)
+    log.parent.mkdir(exist_ok=True)
+    if run.engine != "ray":
+        return start_warm(words, log, lock)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "PYTHONUNBUFFERED": "1",  # what is printed stands in the log in its order
         "OMP_NUM_THREADS": str(run.threads),
     }
-    log.parent.mkdir(exist_ok=True)
     with log.open("a", encoding="utf-8") as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "fedfuse", "run", *words],
@@ -124,6 +120,17 @@ def start_process(directory: Path, plan: Plan, lock: IO[str], run: Run) -> Proce
             pass_fds=[lock.fileno()],
             process_group=0,  # Ctrl-C reaches this process alone, which then interrupts each run once
         )
+
+
+def words_of(directory: Path, plan: Plan, run: Run) -> list[str]:
+    """Say what follows ``fedfuse run`` for a run, or for what is left of it; what never began is cleared away."""
+    path = run_directory(directory, run)
+    if (path / "config.yaml").is_file():
+        return [f"resume={path}"]
+    # A run writes its configuration before anything else, so there is nothing to lose.
+    shutil.rmtree(path, ignore_errors=True)
+    words = [] if plan.config_dir is None else [f"--config-dir={plan.config_dir}"]
+    return [*words, *run.overrides, "local_baseline=false", f"output={quote(str(path))}"]
 
 
 def error_of(code: int, log: Path) -> str:

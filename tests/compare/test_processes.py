@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -37,10 +38,10 @@ def popen(monkeypatch):
 
 @pytest.fixture
 def start(make_run, popen, tmp_path):
-    """Start a run of seed 3 and return how."""
+    """Start a run of seed 3 on Ray, which gets a fresh process, and return how."""
 
     def start(config_dir=None, **changes):
-        run = make_run("knfu", 3)
+        run = replace(make_run("knfu", 3), engine="ray")
         with claim(tmp_path) as lock:
             start_process(tmp_path, Plan((), config_dir, (run,), ()), lock, run)
             popen[-1].lock = lock.fileno()
@@ -133,6 +134,19 @@ def test_a_run_is_a_process_with_its_own_threads_log_and_signals(start, tmp_path
     assert call.stdout.name == str(tmp_path / "logs" / "knfu-seed=3.log")
     assert (call.stderr, call.stdin) == (subprocess.STDOUT, subprocess.DEVNULL)
     assert (call.process_group, call.pass_fds) == (0, [call.lock])
+
+
+def test_a_run_in_this_process_is_forked_off_one_that_is_warm(make_run, popen, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(processes, "start_warm", lambda words, log, lock: started.append((words, log, lock)))
+    run = make_run("knfu", 3)
+    with claim(tmp_path) as lock:
+        start_process(tmp_path, Plan((), "/own", (run,), ()), lock, run)
+    ((words, log, held),) = started
+    assert words[:3] == ["--config-dir=/own", "strategy=knfu", "seed=3"]
+    assert (log, held) == (tmp_path / "logs" / "knfu-seed=3.log", lock)
+    assert log.parent.is_dir()
+    assert popen == []
 
 
 def test_half_a_run_is_resumed(start, make_run, write_rounds, tmp_path):
