@@ -145,6 +145,15 @@ class KnowledgeBatch:
         """Bool ``[N, C]``: which classes each client has."""
         return self.tensor("prototypes", "mask")
 
+    def first_answered(self, most: int) -> "KnowledgeBatch":
+        """Keep the soft labels on the first transfer samples that anybody answered, at most so many, and nothing else.
+
+        The transfer set is in random order, so these are a fair sample of it.
+        """
+        rows = torch.nonzero(self.mask.any(0)).squeeze(1)[:most]
+        tensors = {"soft_labels": self.soft_labels[:, rows], "mask": self.mask[:, rows]}
+        return KnowledgeBatch(self.client_ids, self.round, {"soft_labels": tensors})
+
     @property
     def class_logits(self) -> Tensor:
         """Mean logits by class of the sample ``[N, C, C]``; zero where a client has no such class."""

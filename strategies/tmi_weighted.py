@@ -36,18 +36,24 @@ class TMIWeighted(FusionStrategy):
     ----------
     temperature : float
         Positive: the lower, the more exclusively a client listens to the best.
+    samples : int
+        The measure, of every client for every other one, is taken on at most so many transfer samples: its cost grows
+        with them, and its error is small already.
     """
 
     sends = returns = frozenset({"soft_labels"})
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, samples: int = 200) -> None:
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature={temperature} must be finite and positive")
+        if samples < 1:
+            raise ValueError(f"samples={samples} must be at least 1")
         self.temperature = temperature
+        self.samples = samples
 
     def relate(self, knowledge: KnowledgeBatch) -> Tensor:
         """Return the relevance of every client for every client, ``[N, N]``."""
-        return softmax(transferability(knowledge) / self.temperature, dim=1)
+        return softmax(transferability(knowledge.first_answered(self.samples)) / self.temperature, dim=1)
 
 
 def transferability(knowledge: KnowledgeBatch) -> Tensor:

@@ -230,3 +230,14 @@ def test_fused_knowledge_cannot_be_changed():
 def test_numbers_that_would_overflow_a_sum_count_as_not_finite(value, finite):
     assert is_finite(torch.tensor([0.0, value])) is finite
     assert is_finite(torch.tensor([2**62]))
+
+
+def test_the_first_transfer_samples_that_anybody_answered_can_be_kept():
+    soft_labels = torch.rand(2, 6, 3)
+    mask = torch.tensor([[0, 1, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1]], dtype=torch.bool)
+    tensors = {"soft_labels": {"soft_labels": soft_labels, "mask": mask}}
+    few = KnowledgeBatch((3, 5), 2, tensors).first_answered(3)
+    assert (few.client_ids, few.round) == ((3, 5), 2)
+    assert torch.equal(few.soft_labels, soft_labels[:, [1, 3, 4]])
+    assert torch.equal(few.mask, mask[:, [1, 3, 4]])
+    assert torch.equal(KnowledgeBatch((3, 5), 2, tensors).first_answered(9).mask, mask[:, [1, 3, 4, 5]])

@@ -132,3 +132,15 @@ def test_single_precision_gives_the_same_and_stays_single_precision():
 def test_a_temperature_out_of_range_is_refused(temperature):
     with pytest.raises(ValueError, match=f"temperature={temperature} must be finite and positive"):
         TMIWeighted(temperature)
+
+
+def test_the_measure_is_taken_on_the_first_samples_that_anybody_answered():
+    soft_labels = random_soft_labels(3, 12, 4)
+    mask = torch.ones(3, 12, dtype=torch.bool)
+    mask[:, :2] = False
+    mask[0, 3] = False
+    few = TMIWeighted(samples=5).relate(batch(soft_labels, mask))
+    expected = TMIWeighted(samples=100).relate(batch(soft_labels[:, 2:7], mask[:, 2:7]))
+    assert torch.equal(few, expected)
+    with pytest.raises(ValueError, match="samples=0 must be at least 1"):
+        TMIWeighted(samples=0)
