@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -103,6 +104,5 @@ def _run(words: Sequence[str], log: str, lock: _Inherited) -> None:
         os.dup2(output.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from fedfuse.cli import main
-
-    sys.exit(main(["run", *words]))
+    sys.argv = ["fedfuse", "run", *words]
+    runpy.run_module("fedfuse", run_name="__main__")  # it exits with the code of the run
