@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfuse.data.partitions.sharing import check_enough, share_out
+from fedfuse.data.partitions.sharing import check_enough, flower_partitioners, share_out
 from fedfuse.data.samples import Population
 from fedfuse.errors import ConfigurationError
 from fedfuse.randomness import derive
@@ -54,13 +54,11 @@ def dirichlet(
     -----
     Source: M. Yurochkin et al., "Bayesian Nonparametric Federated Learning of Neural Networks", ICML 2019.
     """
-    from flwr_datasets.partitioner import DirichletPartitioner
-
     check_enough(len(population), num_clients, min_samples)
     if not 0 < alpha < math.inf:
         raise ConfigurationError(f"partition.alpha={alpha} must be a positive number, for example 0.5.")
     for attempt in range(DIRICHLET_PARTITIONERS):
-        partitioner = DirichletPartitioner(
+        partitioner = flower_partitioners().DirichletPartitioner(
             num_partitions=num_clients,
             partition_by="label",
             alpha=float(alpha),

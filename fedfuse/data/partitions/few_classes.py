@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfuse.data.partitions.sharing import check_enough, check_whole_number, share_out
+from fedfuse.data.partitions.sharing import check_enough, check_whole_number, flower_partitioners, share_out
 from fedfuse.data.samples import Population
 from fedfuse.errors import ConfigurationError
 from fedfuse.randomness import derive
@@ -47,8 +47,6 @@ def pathological(
     -----
     Source: Q. Li et al., "Federated Learning on Non-IID Data Silos: An Experimental Study", ICDE 2022.
     """
-    from flwr_datasets.partitioner import PathologicalPartitioner
-
     check_enough(len(population), num_clients, min_samples)
     check_whole_number("partition.classes_per_client", classes_per_client)
     num_present = len(np.unique(population.labels))
@@ -57,7 +55,7 @@ def pathological(
             f"partition.classes_per_client={classes_per_client} must be at most {num_present}, the number of classes."
         )
     for attempt in range(DRAWS):
-        partitioner = PathologicalPartitioner(
+        partitioner = flower_partitioners().PathologicalPartitioner(
             num_partitions=num_clients,
             partition_by="label",
             num_classes_per_partition=classes_per_client,
@@ -112,8 +110,6 @@ def shards(
     Source: B. McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS
     2017.
     """
-    from flwr_datasets.partitioner import ShardPartitioner
-
     check_enough(len(population), num_clients, min_samples)
     check_whole_number("partition.shards_per_client", shards_per_client)
     num_shards = num_clients * shards_per_client
@@ -124,7 +120,7 @@ def shards(
             f"{shard_size * shards_per_client} with partition.shards_per_client={shards_per_client}, and not "
             f"partition.min_samples={min_samples}; lower one of them or take fewer clients."
         )
-    partitioner = ShardPartitioner(
+    partitioner = flower_partitioners().ShardPartitioner(
         num_partitions=num_clients,
         partition_by="label",
         num_shards_per_partition=shards_per_client,

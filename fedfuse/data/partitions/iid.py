@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfuse.data.partitions.sharing import check_enough, share_out
+from fedfuse.data.partitions.sharing import check_enough, flower_partitioners, share_out
 from fedfuse.data.samples import Population
 
 
@@ -31,7 +31,5 @@ def iid(population: Population, num_clients: int, seed: int, min_samples: int = 
     ConfigurationError
         If there are too few samples for so many clients.
     """
-    from flwr_datasets.partitioner import IidPartitioner
-
     check_enough(len(population), num_clients, min_samples)
-    return share_out(IidPartitioner(num_clients), population.labels, seed)
+    return share_out(flower_partitioners().IidPartitioner(num_clients), population.labels, seed)

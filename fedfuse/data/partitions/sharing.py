@@ -1,7 +1,10 @@
 """What partitions have in common: checks of how many samples there are, and how partitioners are run."""
 
+import importlib
+import sys
 import warnings
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +14,27 @@ from fedfuse.randomness import numpy_generator
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
+
+
+def flower_partitioners() -> ModuleType:
+    """Import Flower Datasets' partitioners.
+
+    With them comes what draws plots, which takes as long to import as all else together: it is loaded when it is used.
+    """
+    for name in ("seaborn", "matplotlib.pyplot"):
+        sys.modules.setdefault(name, _LoadedWhenUsed(name))
+    return importlib.import_module("flwr_datasets.partitioner")
+
+
+class _LoadedWhenUsed(ModuleType):
+    """Stands for a module; not importlib's LazyLoader, whose modules are loaded by the next import statement."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 whatever the module has
+        if name.startswith("__"):  # asked of every module there is, for example by inspect
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def check_whole_number(name: str, value: int) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfuse.data.partitions.sharing import check_enough, share_out
+from fedfuse.data.partitions.sharing import check_enough, flower_partitioners, share_out
 from fedfuse.data.samples import Population
 from fedfuse.errors import ConfigurationError
 
@@ -39,10 +39,8 @@ def size_linear(population: Population, num_clients: int, seed: int, min_samples
     ConfigurationError
         If the first client would have too few.
     """
-    from flwr_datasets.partitioner import LinearPartitioner
-
     check_enough(len(population), num_clients, min_samples)
-    return _share_out(LinearPartitioner(num_clients), population, seed, min_samples, "")
+    return _share_out(flower_partitioners().LinearPartitioner(num_clients), population, seed, min_samples, "")
 
 
 def size_exponential(
@@ -74,8 +72,6 @@ def size_exponential(
     ConfigurationError
         If ``growth`` is out of its range, or the first client would have too few.
     """
-    from flwr_datasets.partitioner import IdToSizeFncPartitioner
-
     check_enough(len(population), num_clients, min_samples)
     if not 1 <= growth <= LARGEST_GROWTH:
         raise ConfigurationError(f"partition.growth={growth} must be a number from 1 to {LARGEST_GROWTH}.")
@@ -84,7 +80,7 @@ def size_exponential(
         relative: NDArray[np.float64] = float(growth) ** (ids - num_clients)  # of the last client: 1, so none overflows
         return relative
 
-    partitioner = IdToSizeFncPartitioner(num_clients, sizes)
+    partitioner = flower_partitioners().IdToSizeFncPartitioner(num_clients, sizes)
     return _share_out(partitioner, population, seed, min_samples, f" with partition.growth={growth}")
 
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -45,3 +48,15 @@ def test_values_that_cannot_work_are_refused(partition):
         partition(DATA, 5, seed=0, min_samples=2.5)
     with pytest.raises(ConfigurationError, match=r"1201 clients .*min_samples=1 need 1201 samples and there are 1200"):
         partition(DATA, 1201, seed=0, min_samples=1)
+
+
+def test_what_draws_plots_is_loaded_only_when_it_is_used():
+    code = (
+        "import sys; from fedfuse.data.partitions.sharing import flower_partitioners; "
+        "print(flower_partitioners().IidPartitioner.__name__, 'seaborn.relational' in sys.modules); "
+        "import inspect, seaborn; inspect.getmodule(flower_partitioners); print('seaborn.relational' in sys.modules); "
+        "print(seaborn.heatmap.__name__, 'seaborn.relational' in sys.modules); "
+        "import matplotlib.pyplot as plt; print(plt.figure.__name__)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == ["IidPartitioner False", "False", "heatmap True", "figure"]
