@@ -14,7 +14,6 @@ from rich.console import Console
 
 from fedfuse import results
 from fedfuse.assembly import (
-    check_compatible,
     configuration_of,
     load_server_labels,
     load_shared,
@@ -28,6 +27,7 @@ from fedfuse.assembly import (
 )
 from fedfuse.checkpoint import FOLDER, SERVER, load_checkpoint, save_checkpoint
 from fedfuse.client.client import ClientSettings
+from fedfuse.compatibility import check_compatible
 from fedfuse.conclusion import conclude
 from fedfuse.configuration import Configuration, from_yaml, to_yaml
 from fedfuse.engine.remote_grid import RemoteGrid

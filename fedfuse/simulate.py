@@ -15,7 +15,6 @@ from rich.console import Console
 
 from fedfuse import catalogue, results
 from fedfuse.assembly import (
-    check_compatible,
     load_federation,
     make_architectures,
     make_client_settings,
@@ -27,6 +26,7 @@ from fedfuse.assembly import (
 from fedfuse.checkpoint import FOLDER
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client_app import make_app, simulated_node
+from fedfuse.compatibility import check_compatible
 from fedfuse.conclusion import conclude
 from fedfuse.configuration import Component, Configuration, from_yaml, to_yaml
 from fedfuse.data.federation import Federation
