@@ -16,14 +16,6 @@ from fedfuse.models.with_features import WithFeatures, find_head, with_features
 IMAGE = (1, 8, 8)
 
 
-@pytest.fixture(autouse=True)
-def the_same_weights_every_time():
-    """With unlucky ones all ReLUs are off, and there is nothing to see of a gradient."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 class PooledResNet(nn.Module):
     """Laid out as the models of common packages are: a pool, then a linear layer of its own."""
 
