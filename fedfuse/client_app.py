@@ -26,6 +26,7 @@ from fedfuse.client.failure import failure_of
 from fedfuse.client.state import ABSORBED, SHARED, DirectoryStore, Generation
 from fedfuse.configuration import Configuration, EngineSettings, from_yaml, to_yaml
 from fedfuse.data.federation import ClientData, Shared
+from fedfuse.device import choose_device, computing_on
 from fedfuse.engine.runner import choose_runner
 from fedfuse.errors import ConfigurationError
 from fedfuse.knowledge import InvalidKnowledgeError
@@ -221,9 +222,12 @@ def _answer(
         store = DirectoryStore(_state_directory(node, request, context))
         generation = Generation(request.round, finished)
         state = phases.start_state(store, client, generation, settings)
-        # With one client a cohort, stacking has nothing to gain; who asks for it still gets it.
-        fit = choose_runner("stacked" if engine.runner == "stacked" else "sequential", client.architecture)
-        (answer,) = phase([client], [state], [request], settings, fit, Stopwatch())
+        device = choose_device(engine.device, engine.tf32)
+        # With one client a cohort, stacking has nothing to gain but on CUDA; who asks for it still gets it.
+        stacked = engine.runner == "stacked" or (device.is_cuda and engine.runner == "auto")
+        fit = choose_runner("stacked" if stacked else "sequential", client.architecture, device.is_cuda)
+        with computing_on(device):
+            (answer,) = phase([client], [state], [request], settings, fit, Stopwatch())
         store.save(client.client_id, generation, answer.state)
         return Message(answer.reply.to_record(), reply_to=message)
     except Exception as error:

@@ -15,9 +15,11 @@ Schema = TypeVar("Schema")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 ENGINES = ("local", "ray")
 RUNNERS = ("auto", "sequential", "stacked")
+DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "float64")
 FACTS = ("num_examples", "label_counts", "private_labels", "test_metrics")
 OFFICIAL = "official"
+CLOSED_FORM = "closed_form"
 
 
 @dataclass(frozen=True)
@@ -65,23 +67,33 @@ class OptimizerSettings:
 class TrainingSettings:
     """One training of one round: on private data (learn) or on fused knowledge (absorb).
 
-    ``proximal`` pulls every step back to where the training started, as FedProx does.
+    ``proximal`` pulls every step back to where the training started, as FedProx does. ``rehearse`` is the share of the
+    loss that is of what the other training is about: of fused knowledge in learn, of own labels in absorb, where it can
+    be ``"closed_form"``.
     """
 
     epochs: int
     batch_size: int
     optimizer: OptimizerSettings
     proximal: float = 0.0
+    rehearse: float | str = 0.0
 
     def __post_init__(self) -> None:
         _whole_number("epochs", self.epochs, 1)
         _whole_number("batch_size", self.batch_size, 1)
         _number("proximal", self.proximal, "of at least 0", lambda strength: strength >= 0)
+        if isinstance(self.rehearse, str):
+            _one_of("rehearse", self.rehearse, (CLOSED_FORM,))
+        else:
+            _number("rehearse", self.rehearse, "from 0 to below 1", lambda share: 0 <= share < 1)
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How the work of clients is executed; ``timeout`` is in seconds, ``workers`` and ``address`` are for Ray."""
+    """How the work of clients is executed; ``timeout`` is in seconds, ``workers`` and ``address`` are for Ray.
+
+    ``tf32`` lets a CUDA device round the factors of products of float32 numbers to 10 bits.
+    """
 
     name: str = "local"
     runner: str = "auto"
@@ -90,10 +102,13 @@ class EngineSettings:
     timeout: float = 3600
     workers: int | None = None
     address: str | None = None
+    device: str = "cpu"
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         _one_of("name", self.name, ENGINES)
         _one_of("runner", self.runner, RUNNERS)
+        _one_of("device", self.device, DEVICES)
         _one_of("precision", self.precision, PRECISIONS)
         _whole_number("threads", self.threads, 1)
         _number("timeout", self.timeout, "above 0", lambda timeout: timeout > 0)
@@ -101,6 +116,12 @@ class EngineSettings:
             _whole_number("workers", self.workers, 1)
         if self.address is not None:
             _text("address", self.address)
+        if not isinstance(self.tf32, bool):
+            raise ConfigurationError(f"tf32 must be true or false, not {self.tf32!r}.")
+        if self.tf32 and self.device == "cpu":
+            raise ConfigurationError("tf32 is for a CUDA device; device=cpu computes in full precision.")
+        if self.name == "ray" and self.device != "cpu":
+            raise ConfigurationError(f"device={self.device} is for engine=local; engine=ray computes on processors.")
         if self.name == "ray" and self.runner == "stacked":
             raise ConfigurationError("runner=stacked trains clients together; engine=ray sends them one by one.")
         if self.workers is not None and self.address is not None:
@@ -116,6 +137,7 @@ class TransferSettings:
     """The transfer set: how it is made, or the file that it is in, and what of it carries knowledge in a round.
 
     ``source`` makes it of ``size`` samples from the clients' data source, or from ``data`` where that is another one;
+    ``policy`` chooses what clients are asked for in a round, and the steps of ``lesson`` what each learns from.
     ``seed`` draws it, by default the run's. The server, and nobody else, knows the labels of the first ``labelled``.
     """
 
@@ -126,6 +148,7 @@ class TransferSettings:
     data: Component | None = None
     source: Component = field(default_factory=_held_out)
     policy: Component
+    lesson: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
         _whole_number("size", self.size, 1)
@@ -219,6 +242,8 @@ class Configuration:
             raise ConfigurationError("model must name at least one model, for example model=[mlp_small].")
         for index, fact in enumerate(self.share_facts):
             _one_of(f"share_facts[{index}]", fact, FACTS)
+        if isinstance(self.learn.rehearse, str):
+            raise ConfigurationError(f"learn.rehearse must be a number; {self.learn.rehearse} is for absorb.rehearse.")
         if not isinstance(self.local_baseline, bool):
             raise ConfigurationError(f"local_baseline must be true or false, not {self.local_baseline!r}.")
         if self.output is not None:

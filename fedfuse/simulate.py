@@ -30,6 +30,7 @@ from fedfuse.compatibility import check_compatible
 from fedfuse.conclusion import conclude
 from fedfuse.configuration import Component, Configuration, from_yaml, to_yaml
 from fedfuse.data.federation import Federation
+from fedfuse.device import choose_device
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.engine.ray import check_installed, run_on_ray
 from fedfuse.errors import ConfigurationError
@@ -120,6 +121,7 @@ def assemble(configuration: Configuration) -> Simulation:
     """Build all parts of a run and check that they fit together."""
     if configuration.engine.name == "ray":
         check_installed()
+    choose_device(configuration.engine.device)  # says at once if there is none
     strategy = make_strategy(configuration.strategy)
     federation = load_federation(configuration)
     architectures = make_architectures(configuration, federation.shared)
@@ -171,9 +173,10 @@ class _Reached:
 
 def _run_on_engine(simulation: Simulation, directory: Path, display: Display, trackers: Trackers) -> None:
     configuration = simulation.configuration
+    device = choose_device(configuration.engine.device, configuration.engine.tf32)
 
     def reach_locally(stage: Simulation) -> _Reached:
-        grid = LocalGrid(stage.clients, stage.settings, configuration.engine.runner, display.verb)
+        grid = LocalGrid(stage.clients, stage.settings, configuration.engine.runner, display.verb, device)
         return _Reached(grid, grid.state_dict, grid.load_state_dict)
 
     def run_stages(grid: Grid) -> None:

@@ -254,7 +254,7 @@ def test_describe_says_who_the_client_is(tmp_path):
 def test_one_client_is_stacked_only_where_that_is_asked_for(runner, expected, tmp_path, monkeypatch):
     asked_for, threads, choose = [], [], client_app.choose_runner
     monkeypatch.setattr(
-        client_app, "choose_runner", lambda name, architecture: asked_for.append(name) or choose(name, architecture)
+        client_app, "choose_runner", lambda name, *arguments: asked_for.append(name) or choose(name, *arguments)
     )
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     overrides = KNFU.replace("runner=sequential", f"runner={runner} engine.threads=3")

@@ -52,6 +52,7 @@ def configuration(**changes):
 def plain():
     """Return the values of a configuration as they stand in its file."""
     values = dataclasses.asdict(configuration())
+    values["transfer"]["lesson"] = list(values["transfer"]["lesson"])
     return values | {name: list(values[name]) for name in ("model", "privacy", "share_facts", "tracking", "corruption")}
 
 
@@ -60,6 +61,7 @@ def test_defaults_of_the_inner_settings():
     assert EngineSettings() == EngineSettings(
         name="local", runner="auto", precision="float32", threads=1, timeout=3600, workers=None, address=None
     )
+    assert EngineSettings() == EngineSettings(device="cpu", tf32=False)
     assert SplitSettings() == SplitSettings(global_test=0.2, validation=0.15, test=0.25)
     assert SplitSettings() == SplitSettings(samples=None, path=None)
     assert TransferSettings(policy=PART) == TransferSettings(size=300, path=None, seed=None, data=None, policy=PART)
@@ -171,6 +173,16 @@ def test_value_out_of_range_is_refused(changes, expected):
             lambda: EngineSettings(precision="float16"),
             "precision must be one of float32, float64, not 'float16'.",
         ),
+        (
+            lambda: EngineSettings(device="cud"),
+            "device must be one of auto, cpu, cuda, not 'cud'. Did you mean 'cuda'?",
+        ),
+        (lambda: EngineSettings(device="cuda", tf32=1), "tf32 must be true or false, not 1."),
+        (lambda: EngineSettings(tf32=True), "tf32 is for a CUDA device; device=cpu computes in full precision."),
+        (
+            lambda: EngineSettings(name="ray", device="auto"),
+            "device=auto is for engine=local; engine=ray computes on processors.",
+        ),
         (lambda: EngineSettings(threads=0), "threads must be a whole number of at least 1, not 0."),
         (lambda: EngineSettings(timeout=0), "timeout must be a number above 0, not 0."),
         (lambda: EngineSettings(name="rai"), "name must be one of local, ray, not 'rai'. Did you mean 'ray'?"),
@@ -220,6 +232,7 @@ def test_bounds_themselves_are_allowed_where_they_are_said_to_be():
     EngineSettings(name="ray", runner="auto", workers=1)
     EngineSettings(name="ray", runner="sequential", address="auto")
     EngineSettings(name="local", runner="stacked")
+    EngineSettings(device="auto", tf32=True)
 
 
 @pytest.mark.parametrize(

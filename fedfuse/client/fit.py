@@ -23,12 +23,13 @@ class Stream:
     Parameters
     ----------
     tensors : Tensors
-        A row for each sample: ``inputs``, or ``features`` that enter the model at its head; and ``labels`` or
-        ``soft_labels``.
+        A row for each sample: ``inputs``, or ``features`` that enter the model at its head; ``labels`` or
+        ``soft_labels``; and ``weights``, where samples count differently.
     plan : Tensor
         int64 ``[steps, batch_size]`` row numbers; -1 pads a batch that is not full.
     constants : Tensors
-        What is the same for every batch, for example ``prototypes`` or ``class_logits``.
+        What is the same for every batch, for example ``prototypes`` or ``class_logits``; and ``scale``, a number that
+        multiplies the losses of this client on this stream.
     """
 
     tensors: Tensors
@@ -38,11 +39,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a loss: an objective on a stream, with a weight."""
+    """One term of a loss: an objective on a stream, with a weight; on the fused head, it judges ``fused_logits``."""
 
     stream: str
     objective: Objective
     weight: float = 1.0
+    on_fused_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ class FitJob:
     parameters : Tensors
         Where it starts.
     streams : Mapping[str, Stream]
-        By name: ``private`` or ``transfer``, or ``private`` and ``head`` side by side with equally many steps.
+        By name: ``private``, ``transfer``, ``head``; those side by side have equally many steps.
     terms : tuple[Term, ...]
         The loss; the same for all jobs of a cohort.
     optimizer : OptimizerSettings
         The same for all jobs of a cohort. It starts afresh.
     objective_state : Tensors
-        What the objectives remember, as ``<term number>.<name>``.
+        What the objectives remember, as ``<stream>.<number of the term on it>.<name>``; what is missing starts afresh.
     proximal : float
         How strongly every step pulls back to where the training started: mu of FedProx (Li et al., 2020, arXiv
         1812.06127, equation 2). The same for all jobs of a cohort.
@@ -131,7 +133,8 @@ def loss_of_step(
     head : Callable
         Its last layer alone, from features to logits.
     terms : Sequence[Term]
-        The loss is the weighted sum of these; each is the mean over the samples that are no padding.
+        The loss is the weighted sum of these; each is the mean over the samples that are no padding, of the losses
+        times the samples' weights where they have any.
     batches, masks : Mapping
         By stream: the tensors of the batch, and bool ``[B]``, false in padding rows. These repeat a sample of the
         batch: foreign ones could hold a NaN, which no mask keeps out of the gradient.
@@ -151,14 +154,20 @@ def loss_of_step(
     }
     total: Tensor | None = None
     next_state: dict[str, Tensor] = {}
-    for number, term in enumerate(terms):
-        own_state = {key.split(".", 1)[1]: value for key, value in state.items() if key.startswith(f"{number}.")}
-        mask = masks[term.stream]
-        loss, own_state = term.objective(outputs[term.stream], batches[term.stream], mask, own_state)  # type: ignore[assignment]
-        next_state |= {f"{number}.{key}": value.detach() for key, value in own_state.items()}
+    for prefix, term in zip(_prefixes(terms), terms, strict=True):
+        own_state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        batch, mask = batches[term.stream], masks[term.stream]
+        answered = outputs[term.stream]
+        if term.on_fused_head and answered.fused_logits is not None:
+            answered = Outputs(answered.fused_logits, answered.features)
+        loss, own_state = term.objective(answered, batch, mask, own_state)  # type: ignore[assignment]
+        next_state |= {f"{prefix}{key}": value.detach() for key, value in own_state.items()}
         if loss.ndim == 1:
+            weighted = loss * batch["weights"] if "weights" in batch else loss
             # Padding is replaced, not multiplied: 0 * inf would be NaN.
-            loss = torch.where(mask, loss, 0).sum() / mask.sum().clamp_min(1)
+            loss = torch.where(mask, weighted, 0).sum() / mask.sum().clamp_min(1)
+        if "scale" in batch:
+            loss = loss * batch["scale"]
         total = term.weight * loss if total is None else total + term.weight * loss
     assert total is not None, "a fit needs at least one term"
     return total, next_state
@@ -172,16 +181,27 @@ def pull_back(parameters: Iterable[Tensor], start: Iterable[Tensor], strength: f
 
 
 def initial_objective_state(terms: Sequence[Term]) -> dict[str, Tensor]:
-    """Return the first state of all terms, as ``<term number>.<name>``."""
+    """Return the first state of all terms, as ``<stream>.<number of the term on it>.<name>``."""
     return {
-        f"{number}.{name}": value
-        for number, term in enumerate(terms)
+        f"{prefix}{name}": value
+        for prefix, term in zip(_prefixes(terms), terms, strict=True)
         for name, value in term.objective.initial_state().items()
     }
 
 
-def make_optimizer(settings: OptimizerSettings, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Make a fresh torch optimiser; ``fused`` where torch has it, which is quicker and gives the same numbers."""
+def _prefixes(terms: Sequence[Term]) -> list[str]:
+    # Not numbered through all terms: what is learnt on a stream keeps its memory, whatever else is learnt beside it.
+    streams = [term.stream for term in terms]
+    return [f"{stream}.{streams[:number].count(stream)}." for number, stream in enumerate(streams)]
+
+
+def make_optimizer(
+    settings: OptimizerSettings, parameters: Iterable[Tensor], capturable: bool = False
+) -> torch.optim.Optimizer:
+    """Make a fresh torch optimiser; ``fused`` where torch has it, which is quicker and gives the same numbers.
+
+    ``capturable`` lets a CUDA graph hold its steps.
+    """
     if settings.name == "sgd":
         return torch.optim.SGD(
             parameters,
@@ -192,7 +212,11 @@ def make_optimizer(settings: OptimizerSettings, parameters: Iterable[Tensor]) ->
         )
     if settings.name == "rmsprop":
         return torch.optim.RMSprop(
-            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            parameters,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            capturable=capturable,
         )
     optimizer = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return optimizer(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    return optimizer(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True, capturable=capturable)

@@ -19,6 +19,7 @@ from fedfuse.client import phases
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client.failure import failure_of
 from fedfuse.client.state import ABSORBED, SHARED, Generation, MemoryStore
+from fedfuse.device import CPU, Device, computing_on
 from fedfuse.engine.runner import choose_runner
 from fedfuse.messages import ABSORB, DESCRIBE, SHARE, Request
 from fedfuse.stopwatch import Stopwatch
@@ -51,6 +52,8 @@ class LocalGrid(Grid):
         See `fedfuse.engine.runner.choose_runner`.
     verb : Callable[[str, int, int], None], optional
         Told each verb as it begins, with the number of clients done and in all.
+    device : Device
+        Where the clients are computed.
     """
 
     def __init__(
@@ -59,11 +62,13 @@ class LocalGrid(Grid):
         settings: ClientSettings,
         runner: str = "auto",
         verb: Callable[[str, int, int], None] | None = None,
+        device: Device = CPU,
     ) -> None:
         self._clients = {client.client_id + 1: client for client in clients}
         self._settings = settings
         self._runner = runner
         self._verb = verb
+        self._device = device
         self._store = MemoryStore()
         self._message_numbers = itertools.count()
         self._replies: dict[str, Message] = {}
@@ -128,14 +133,15 @@ class LocalGrid(Grid):
         clients = [one.client for one in cohort]
         requests = [one.request for one in cohort]
         generation = Generation(requests[0].round, finished)
-        answers = phase(
-            clients,
-            [phases.start_state(self._store, client, generation, self._settings) for client in clients],
-            requests,
-            self._settings,
-            choose_runner(self._runner, clients[0].architecture),
-            Stopwatch(announce),
-        )
+        with computing_on(self._device):
+            answers = phase(
+                clients,
+                [phases.start_state(self._store, client, generation, self._settings) for client in clients],
+                requests,
+                self._settings,
+                choose_runner(self._runner, clients[0].architecture, self._device.is_cuda),
+                Stopwatch(announce),
+            )
         for client, answer in zip(clients, answers, strict=True):
             self._store.save(client.client_id, generation, answer.state)
         return [answer.reply.to_record() for answer in answers]

@@ -14,17 +14,20 @@ LARGEST_STACKED = 160_000
 UNSTACKABLE_LAYERS = ("Dropout", "BatchNorm")
 
 
-def choose_runner(name: str, architecture: Architecture) -> Fit:
+def choose_runner(name: str, architecture: Architecture, on_cuda: bool = False) -> Fit:
     """Choose how a cohort is trained.
 
     Parameters
     ----------
     name : str
         One of `RUNNERS`. ``auto`` is a fixed rule on layer types and size, so that one seed gives one result: small
-        multilayer perceptrons are stacked, everything else is sequential. Models with dropout, batch
-        normalisation or tied parameters, and those that torch cannot run stacked, are sequential under every name.
+        multilayer perceptrons are stacked, everything else is sequential; on a CUDA device everything is stacked.
+        Models with dropout, batch normalisation or tied parameters, and those that torch cannot run stacked, are
+        sequential under every name.
     architecture : Architecture
         The cohort's architecture.
+    on_cuda : bool
+        Whether it is trained on a CUDA device.
 
     Returns
     -------
@@ -43,7 +46,7 @@ def choose_runner(name: str, architecture: Architecture) -> Fit:
         return sequential.fit
     if architecture.ties_parameters or not architecture.can_be_stacked:
         return sequential.fit
-    if name == "auto":
+    if name == "auto" and not on_cuda:
         small = architecture.num_parameters <= LARGEST_STACKED
         return stacked.fit if small and layers <= STACKABLE_LAYERS else sequential.fit
-    return stacked.fit if name == "stacked" else sequential.fit
+    return sequential.fit if name == "sequential" else stacked.fit

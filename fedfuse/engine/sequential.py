@@ -16,6 +16,7 @@ from fedfuse.client.fit import (
     pull_back,
 )
 from fedfuse.data.samples import as_numbers
+from fedfuse.device import Device, current_device
 
 
 def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
@@ -37,11 +38,12 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
     """
     if not jobs:
         return []
-    module = jobs[0].architecture.module()
-    return [_fit_one(module, job) for job in jobs]
+    device = current_device()
+    module = jobs[0].architecture.module().to(device.torch_device)
+    return [_fit_one(module, job, device) for job in jobs]
 
 
-def _fit_one(module: nn.Module, job: FitJob) -> FitResult:
+def _fit_one(module: nn.Module, job: FitJob, device: Device) -> FitResult:
     memory_format = torch.channels_last if job.architecture.takes_channels_last else torch.contiguous_format
     dtype = next(tensor.dtype for tensor in job.parameters.values() if tensor.is_floating_point())
     module.to(dtype=dtype)
@@ -53,19 +55,23 @@ def _fit_one(module: nn.Module, job: FitJob) -> FitResult:
     ]
     optimizer = make_optimizer(job.optimizer, module.parameters())
     start = [parameter.detach().clone() for parameter in module.parameters()] if job.proximal else []
-    state = dict(job.objective_state) or initial_objective_state(job.terms)
+    first_state = initial_objective_state(job.terms)
+    state = {name: device.hold(job.objective_state.get(name, value)) for name, value in first_state.items()}
+    streams = {name: _held(stream, device) for name, stream in job.streams.items()}
 
     def head(features: Tensor) -> Tensor:
         # Looked up only now, because a model that learns from inputs alone need not have one.
         logits: Tensor = module.get_submodule("head")(features)
         return logits
 
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: it seeds accelerators too, and here only the CPU's generator is put back.
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.is_cuda else []):
+        # Not torch.manual_seed: it seeds every accelerator, and only one is put back here.
         torch.default_generator.manual_seed(_seed_of_draws(job))
+        if device.is_cuda:
+            torch.cuda.manual_seed(_seed_of_draws(job))
         for step in range(job.num_steps):
             batches, masks = {}, {}
-            for name, stream in job.streams.items():
+            for name, stream in streams.items():
                 batches[name], masks[name] = batch_of(stream, step, dtype)
             has_variance = all(len(mask) > 1 for name, mask in masks.items() if "inputs" in batches[name])
             for layer in batch_norms:
@@ -77,10 +83,19 @@ def _fit_one(module: nn.Module, job: FitJob) -> FitResult:
                 pull_back(module.parameters(), start, job.proximal)
             optimizer.step()
     parameters = {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
-    return FitResult(parameters, state)
+    return FitResult(parameters, {name: tensor.cpu() for name, tensor in state.items()})
+
+
+def _held(stream: Stream, device: Device) -> Stream:
+    """Put a stream's samples on the device; the plan stays, because it says how large each batch is."""
+    return Stream(
+        {name: device.hold(tensor) for name, tensor in stream.tensors.items()},
+        stream.plan,
+        {name: device.hold(tensor) for name, tensor in stream.constants.items()},
+    )
 
 
 def _seed_of_draws(job: FitJob) -> int:
@@ -94,8 +109,8 @@ def batch_of(stream: Stream, step: int, dtype: torch.dtype) -> tuple[dict[str, T
     """Take the samples of one step out of a stream, and the mask that says that none of them is padding."""
     # Padding is left out: a smaller batch is cheaper than a masked one, and the mean over it is the same.
     rows = stream.plan[step]
-    rows = rows[rows >= 0]
+    rows = rows[rows >= 0].to(next(iter(stream.tensors.values())).device)
     batch = {name: tensor[rows] for name, tensor in stream.tensors.items()}
     if "inputs" in batch:
         batch["inputs"] = as_numbers(batch["inputs"], dtype)
-    return batch | dict(stream.constants), torch.ones(len(rows), dtype=torch.bool)
+    return batch | dict(stream.constants), torch.ones_like(rows, dtype=torch.bool)

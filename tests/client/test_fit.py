@@ -197,15 +197,17 @@ def test_an_objective_at_the_head_sees_the_features_that_entered():
     assert loss.item() == 11
 
 
-def test_each_term_has_a_state_of_its_own_under_its_number():
+def test_each_term_has_a_state_of_its_own_under_its_stream_and_number():
     terms = [Term("private", CrossEntropy()), *(Term("private", Counter(start)) for start in range(10))]
     batch = {"inputs": torch.tensor([[1.0, 0.0]]), "labels": torch.tensor([0])}
     state = initial_objective_state(terms)
-    assert sorted(state) == sorted(f"{number}.{name}" for number in range(1, 11) for name in ("steps", "unused"))
-    assert [state[f"{number}.steps"].item() for number in range(1, 11)] == list(range(10))
+    assert sorted(state) == sorted(
+        f"private.{number}.{name}" for number in range(1, 11) for name in ("steps", "unused")
+    )
+    assert [state[f"private.{number}.steps"].item() for number in range(1, 11)] == list(range(10))
     loss, after = step(terms, torch.eye(2), {"private": batch}, {"private": torch.tensor([True])}, state)
     assert sorted(after) == sorted(state)
-    assert [after[f"{number}.steps"].item() for number in range(1, 11)] == list(range(1, 11))
+    assert [after[f"private.{number}.steps"].item() for number in range(1, 11)] == list(range(1, 11))
     cross_entropy = functional.cross_entropy(batch["inputs"], batch["labels"])
     torch.testing.assert_close(loss, cross_entropy + sum(range(10)))
 
@@ -219,8 +221,8 @@ def test_the_next_state_carries_no_gradient():
     batch = {"inputs": torch.ones(1, 2)}
     loss, state = step([Term("private", Remembers())], weight, {"private": batch}, {"private": torch.tensor([True])})
     assert loss.requires_grad
-    assert not state["0.logits"].requires_grad
-    assert state["0.logits"].item() == 2
+    assert not state["private.0.logits"].requires_grad
+    assert state["private.0.logits"].item() == 2
 
 
 # -- jobs and optimisers -----------------------------------------------------------------------------------------------

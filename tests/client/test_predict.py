@@ -6,6 +6,7 @@ from torch import nn
 
 from fedfuse.client import predict as module
 from fedfuse.client.predict import predict
+from fedfuse.device import Device, computing_on
 from fedfuse.models.architecture import describe
 from fedfuse.models.outputs import Outputs
 
@@ -108,3 +109,60 @@ def test_pixels_are_answered_as_the_numbers_from_0_to_1_that_they_stand_for(arch
     stored, numbers = predict(architecture, [parameters] * 2, [pixels, pixels.double() / 255])
     assert torch.equal(stored.logits, numbers.logits)
     assert stored.logits.dtype == torch.float64
+
+
+class Together(Device):
+    """The processor, which is computed on as another device is: all clients together."""
+
+    @property
+    def is_cuda(self):
+        return True
+
+
+class TwoHeads(nn.Module):
+    """A model with a second head and a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+        self.head, self.other = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        features = self.body(inputs)
+        return Outputs(self.head(features), features, self.other(features))
+
+
+@pytest.mark.parametrize("at_once", [4, 1000])
+@pytest.mark.parametrize("model", [TwoHeads, "cnn", "small"])
+def test_clients_together_answer_as_each_alone(architectures, make_samples, monkeypatch, model, at_once):
+    monkeypatch.setattr(module, "SAMPLES_AT_ONCE", at_once)
+    architecture = architectures[model] if isinstance(model, str) else describe("two heads", model, (1, 4, 4))
+    parameters = [architecture.initial_parameters(seed, torch.float64) for seed in range(3)]
+    ragged = [make_samples(number, number).inputs for number in (4, 0, 7)]
+    for inputs in (ragged, [ragged[2]] * 3, [ragged[1]] * 3):
+        with computing_on(Together()):
+            together = predict(architecture, parameters, inputs)
+        alone = predict(architecture, parameters, inputs)
+        for own, other in zip(together, alone, strict=True):
+            assert len(own) == len(other)
+            for output, expected in zip(own, other, strict=True):
+                if expected is None:
+                    assert output is None
+                else:
+                    torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
+    with computing_on(Together()):
+        assert predict(architecture, [], []) == []
+
+
+def test_a_model_that_cannot_be_stacked_is_asked_alone_on_every_device():
+    def noisy():
+        return nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 3))
+
+    architecture = describe("noisy", noisy, (4,))
+    assert not architecture.can_be_stacked
+    parameters = [architecture.initial_parameters(seed, torch.float64) for seed in range(2)]
+    inputs = [torch.randn(3, 4, dtype=torch.float64)] * 2
+    with computing_on(Together()):
+        others = predict(architecture, parameters, inputs)
+    for own, other in zip(predict(architecture, parameters, inputs), others, strict=True):
+        assert torch.equal(own.logits, other.logits)

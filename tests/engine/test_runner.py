@@ -67,14 +67,24 @@ def test_auto_stacks_only_layers_that_it_knows(layer, fit):
     assert choose_runner("auto", with_layers(layer)) is fit
 
 
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.GroupNorm(2, 4), nn.Conv1d(4, 4, 1), Unheard()], ids=str)
+def test_on_cuda_auto_stacks_whatever_can_be_stacked(layer):
+    architecture = with_layers(nn.Unflatten(1, (4, 1)), layer, nn.Flatten())
+    assert choose_runner("auto", architecture, on_cuda=True) is stacked.fit
+    assert choose_runner("stacked", architecture, on_cuda=True) is stacked.fit
+    assert choose_runner("sequential", architecture, on_cuda=True) is sequential.fit
+    assert choose_runner("auto", perceptron(LARGEST_STACKED + 3), on_cuda=True) is stacked.fit
+
+
+@pytest.mark.parametrize("on_cuda", [False, True])
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize(
     "layer",
     [nn.Dropout(0.1), nn.AlphaDropout(0.1), nn.FeatureAlphaDropout(0.1), nn.BatchNorm1d(4), nn.SyncBatchNorm(4)],
     ids=lambda layer: type(layer).__name__,
 )
-def test_dropout_and_batch_normalisation_are_never_stacked(runner, layer):
-    assert choose_runner(runner, with_layers(layer)) is sequential.fit
+def test_dropout_and_batch_normalisation_are_never_stacked(runner, layer, on_cuda):
+    assert choose_runner(runner, with_layers(layer), on_cuda) is sequential.fit
 
 
 @pytest.mark.parametrize("name", ["small", "cnn"])

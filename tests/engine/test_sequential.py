@@ -220,7 +220,10 @@ def test_a_job_without_steps_ends_where_it_began_with_the_first_memory(architect
     job = private_job(architectures["small"], make_samples(0), terms=(Term("private", RunningMean()),))
     (result,) = sequential.fit([job])
     assert all(torch.equal(result.parameters[name], tensor) for name, tensor in job.parameters.items())
-    assert {name: value.item() for name, value in result.objective_state.items()} == {"0.mean": 1, "0.steps": 0}
+    assert {name: value.item() for name, value in result.objective_state.items()} == {
+        "private.0.mean": 1,
+        "private.0.steps": 0,
+    }
 
 
 def test_one_job_leaves_no_trace_in_the_next(architectures, make_samples):
@@ -256,7 +259,7 @@ def test_an_objective_remembers_over_steps_and_from_one_fit_to_the_next(architec
     samples, terms = make_samples(17), (Term("private", RunningMean()),)
     job = private_job(architectures["small"], samples, terms=terms)
     (first,) = sequential.fit([job])
-    assert first.objective_state["0.steps"] == 10
+    assert first.objective_state["private.0.steps"] == 10
     plan = job.streams["private"].plan
     halves = [Stream(job.streams["private"].tensors, plan[rows]) for rows in (slice(0, 3), slice(3, None))]
     optimizer = OptimizerSettings(lr=0.1, momentum=0)
@@ -270,8 +273,8 @@ def test_an_objective_remembers_over_steps_and_from_one_fit_to_the_next(architec
     )
     (resumed,) = sequential.fit([second_half])
     assert_close(resumed.parameters, whole.parameters, 0)
-    assert resumed.objective_state["0.mean"] == whole.objective_state["0.mean"] != 1
-    assert not whole.objective_state["0.mean"].requires_grad
+    assert resumed.objective_state["private.0.mean"] == whole.objective_state["private.0.mean"] != 1
+    assert not whole.objective_state["private.0.mean"].requires_grad
 
 
 def test_both_streams_enter_every_step(architectures, make_samples):

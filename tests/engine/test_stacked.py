@@ -1,4 +1,6 @@
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from fedfuse.client.express import express
 from fedfuse.client.fit import FitJob, Stream, Term, batch_plan
 from fedfuse.client.learn import learn
 from fedfuse.configuration import OptimizerSettings, TrainingSettings
+from fedfuse.device import Device
 from fedfuse.engine import sequential, stacked
 from fedfuse.messages import Request
 from fedfuse.models.architecture import describe
@@ -146,7 +149,7 @@ def assert_runners_agree(clients, settings, tolerance, rounds):
     torch.testing.assert_close(soft_labels_of(clients, together, settings), soft_labels, rtol=0, atol=tolerance)
     for first, second in zip(one_by_one, together, strict=True):
         assert list(first.parameters) == list(second.parameters)
-        assert first.objective_state["learn"] == second.objective_state["learn"] == {}
+        assert {name for name in first.objective_state if name.startswith("private")} == set()
         assert first.absorbed_round == second.absorbed_round
     start = soft_labels_of(clients, [first_state(client, settings) for client in clients], settings)
     assert ((soft_labels - start).abs().amax((1, 2)) > 1e-3).all()
@@ -248,12 +251,12 @@ def test_the_memory_of_an_objective_is_each_clients_own_and_survives(cohort_of, 
     clients, settings = cohort_of("small"), make_settings(objective=RunningMean())
     one_by_one, together = assert_runners_agree(clients, settings, 1e-8, rounds=3)
     for states in (one_by_one, together):
-        memories = [state.objective_state.get("absorb") for state in states]
+        memories = [state.objective_state for state in states]
         # Three rounds of two epochs: 10 rows in batches of 4 are 3 steps, 5 rows are 2 steps.
-        assert [None if own is None else own["0.batches"].item() for own in memories] == [18, None, 0, 12, 18]
-        assert [None if own is None else own["0.samples"].item() for own in memories] == [60, None, 0, 30, 60]
+        assert [own["transfer.0.batches"].item() if own else None for own in memories] == [18, None, 0, 12, 18]
+        assert [own["transfer.0.samples"].item() if own else None for own in memories] == [60, None, 0, 30, 60]
     means = [
-        [states[row].objective_state["absorb"]["0.mean"].item() for row in (0, 2, 3, 4)]
+        [states[row].objective_state["transfer.0.mean"].item() for row in (0, 2, 3, 4)]
         for states in (one_by_one, together)
     ]
     assert means[0] == pytest.approx(means[1], abs=1e-10)
@@ -283,7 +286,9 @@ def test_both_streams_at_once_with_two_terms(architectures, make_samples, name):
         jobs.append(FitJob(architecture, parameters, streams, terms, OptimizerSettings("adamw", lr=0.01)))
     results = stacked.fit(jobs)
     assert_same_results(results, sequential.fit(jobs))
-    assert [result.objective_state["1.batches"].item() for result in results] == [job.num_steps for job in jobs]
+    assert [result.objective_state["transfer.0.batches"].item() for result in results] == [
+        job.num_steps for job in jobs
+    ]
 
 
 def test_a_scalar_loss_is_each_clients_own(architectures, make_samples):
@@ -329,16 +334,16 @@ def test_a_memory_that_came_in_is_continued(architectures, make_samples):
             [
                 {},
                 {
-                    "0.mean": torch.tensor(3.0, dtype=torch.float64),
-                    "0.batches": torch.tensor(40),
-                    "0.samples": torch.tensor(7),
+                    "transfer.0.mean": torch.tensor(3.0, dtype=torch.float64),
+                    "transfer.0.batches": torch.tensor(40),
+                    "transfer.0.samples": torch.tensor(7),
                 },
             ]
         )
     ]
     results = stacked.fit(jobs)
-    assert [result.objective_state["0.batches"].item() for result in results] == [2, 42]
-    assert [result.objective_state["0.samples"].item() for result in results] == [3, 10]
+    assert [result.objective_state["transfer.0.batches"].item() for result in results] == [2, 42]
+    assert [result.objective_state["transfer.0.samples"].item() for result in results] == [3, 10]
     assert_same_results(results, sequential.fit(jobs))
 
 
@@ -500,3 +505,70 @@ def test_features_that_enter_at_the_head_teach_clients_together_as_alone(cohort_
         torch.equal(one.parameters["head.weight"], other.parameters["head.weight"])
         for one, other in zip(together, stacked.fit(without), strict=True)
     )
+
+
+def test_a_cohort_that_memory_is_too_small_for_is_trained_in_halves(architectures, make_samples, monkeypatch):
+    jobs = private_jobs(architectures["small"], make_samples)
+    expected, sizes, run = stacked.fit(jobs), [], stacked._Training.run
+
+    def run_out(training):
+        sizes.append(len(training._jobs))
+        if len(training._jobs) > 1 and training._jobs[-1] is jobs[-1]:
+            raise torch.OutOfMemoryError
+        return run(training)
+
+    monkeypatch.setattr(stacked._Training, "run", run_out)
+    assert_same_results(stacked.fit(jobs), expected, 1e-12)
+    assert sizes == [4, 2, 2, 1, 1]
+
+
+class OtherDevice(Device):
+    """The processor, which is computed on as another device is."""
+
+    @property
+    def is_cuda(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("limits", "pays"),
+    [
+        ({}, True),
+        ({"FEWEST_RECORDED_STEPS": 9}, True),
+        ({"FEWEST_RECORDED_STEPS": 10}, False),
+        ({"LARGEST_RECORDED": 16 * 400}, True),
+        ({"LARGEST_RECORDED": 16 * 400 - 1}, False),
+    ],
+    ids=str,
+)
+def test_many_small_steps_are_recorded_and_only_on_another_device(
+    architectures, make_samples, monkeypatch, limits, pays
+):
+    for name, value in limits.items():
+        monkeypatch.setattr(stacked, name, value)
+    # Four clients take batches of four, for up to ten steps.
+    architecture = replace(architectures["small"], flops=400)
+    jobs = [replace(job, architecture=architecture) for job in private_jobs(architecture, make_samples)]
+    assert stacked._Training(jobs, OtherDevice())._pays_to_record() == pays
+    assert not stacked._Training(jobs, Device())._pays_to_record()
+
+
+def test_nothing_of_a_training_stays_when_it_is_over(architectures, make_samples):
+    training = stacked._Training(private_jobs(architectures["cnn"], make_samples), Device())
+    gc.disable()
+    try:
+        training.run()
+        left = weakref.ref(training)
+        del training
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_a_single_client_that_memory_is_too_small_for_is_an_error(architectures, make_samples, monkeypatch):
+    def run_out(training):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(stacked._Training, "run", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        stacked.fit(private_jobs(architectures["small"], make_samples))
