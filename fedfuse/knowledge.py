@@ -175,6 +175,25 @@ class KnowledgeBatch:
         return self.tensor("densities", "familiarity")
 
     @property
+    def relations(self) -> Tensor:
+        """How far apart each client's features are: relative distances ``[N, P]``; zero where it is not `related`.
+
+        For the P pairs of the A transfer samples that anybody answered, (0, 1), (0, 2), ..., (1, 2), ...
+        """
+        return self.tensor("relations", "relations")
+
+    @property
+    def relations_mask(self) -> Tensor:
+        """Bool ``[N, M]``: the transfer samples that each client told relations of."""
+        return self.tensor("relations", "mask")
+
+    @property
+    def related(self) -> Tensor:
+        """Bool ``[N, P]``: the pairs of transfer samples of which each client answered both."""
+        mask = self.relations_mask
+        return both_of_pairs(mask[:, mask.any(0)])
+
+    @property
     def example_shares(self) -> Tensor:
         """Each client's share of all training examples, float64 ``[N]``, summing to one.
 
@@ -244,6 +263,12 @@ class Fused:
             for row, client_id in enumerate(client_ids)
         }
         return Fused(personal=personal, relevance=relevance)
+
+
+def both_of_pairs(mask: Tensor) -> Tensor:
+    """Tell which pairs of samples are both in a mask: bool ``[..., A]`` becomes ``[..., A (A - 1) / 2]``."""
+    first, second = torch.triu_indices(mask.shape[-1], mask.shape[-1], offset=1)
+    return mask[..., first] & mask[..., second]
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -122,6 +122,9 @@ def test_a_batch_gives_the_tensors_of_each_carrier():
         ("class_logits_mask", "class_logits"),
         ("densities", "densities"),
         ("familiarity", "densities"),
+        ("relations", "relations"),
+        ("relations_mask", "relations"),
+        ("related", "relations"),
     ],
 )
 def test_a_carrier_that_was_not_asked_for_is_named(name, carrier):
@@ -159,6 +162,16 @@ def test_a_batch_gives_class_logits_and_densities():
     assert knowledge.class_logits_mask is tensors["class_logits"]["mask"]
     assert knowledge.densities is tensors["densities"]["densities"]
     assert knowledge.familiarity is tensors["densities"]["familiarity"]
+
+
+def test_a_batch_gives_relations_and_says_which_pairs_each_client_answered():
+    # Of samples 0, 2 and 3, which are the pairs (0, 2), (0, 3) and (2, 3); nobody answered 1.
+    mask = torch.tensor([[True, False, True, False], [True, False, True, True], [False, False, False, True]])
+    tensors = {"relations": {"relations": torch.ones(3, 3), "mask": mask}}
+    knowledge = batch(tensors=tensors)
+    assert knowledge.relations is tensors["relations"]["relations"]
+    assert knowledge.relations_mask is mask
+    assert knowledge.related.tolist() == [[True, False, False], [True, True, True], [False, False, False]]
 
 
 def test_a_batch_and_its_weights_cannot_be_changed():

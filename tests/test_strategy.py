@@ -274,6 +274,7 @@ def random_batch(name, permutation):
     class_logits = torch.randn(4, 10, 10, generator=generator, dtype=torch.float64)
     densities = 5 * torch.randn(4, 40, generator=generator, dtype=torch.float64)
     familiarity = torch.rand(4, 40, generator=generator, dtype=torch.float64)
+    relations = 2 * torch.rand(4, 40 * 39 // 2, generator=generator, dtype=torch.float64)
     label_counts = torch.randint(1, 9, (4, 10), generator=generator).double()
     weights = {
         key: torch.randn(4, *shape, generator=generator, dtype=torch.float64)[permutation]
@@ -296,6 +297,7 @@ def random_batch(name, permutation):
                 **{key: tensor[permutation].flatten(0, 1) for key, tensor in private.items()},
                 "owners": torch.arange(4).repeat_interleave(6),
             },
+            "relations": {"relations": relations[permutation], "mask": torch.ones(4, 40, dtype=torch.bool)},
             "densities": {
                 "densities": densities[permutation],
                 "familiarity": familiarity[permutation],

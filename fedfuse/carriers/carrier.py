@@ -14,6 +14,7 @@ from fedfuse.carriers import (
     private_features,
     private_soft_labels,
     prototypes,
+    relations,
     soft_labels,
     weights,
 )
@@ -61,6 +62,7 @@ CARRIERS: Mapping[str, Carrier] = MappingProxyType(
         "prototypes": prototypes,
         "class_logits": class_logits,
         "densities": densities,
+        "relations": relations,
         "head": head,
         "generated": generated,
         "private_features": private_features,
@@ -73,6 +75,7 @@ STACKED = MappingProxyType(
         "prototypes": prototypes,
         "class_logits": class_logits,
         "densities": densities,
+        "relations": relations,
         "head": head,
         "private_features": private_features,
     }
@@ -81,11 +84,12 @@ STACKED = MappingProxyType(
 ONLY_SENT = frozenset({"densities", "private_features"})
 ONLY_RETURNED = frozenset({"generated", "private_soft_labels"})
 # What says something of transfer samples, and is asked for on some of their rows.
-ON_TRANSFER_SET = frozenset({"soft_labels", "densities"})
+ON_TRANSFER_SET = frozenset({"soft_labels", "densities", "relations"})
 # What an objective learns from, and what it calls that.
 TAUGHT = MappingProxyType(
     {
         "soft_labels": "soft_labels",
+        "relations": "relations",
         "prototypes": "prototypes",
         "class_logits": "class_logits",
         "generated": "generated",

@@ -9,6 +9,7 @@ from fedfuse.carriers import (
     private_features,
     private_soft_labels,
     prototypes,
+    relations,
     soft_labels,
     weights,
 )
@@ -33,13 +34,14 @@ def test_every_kind_of_knowledge_is_found_by_its_name_and_none_can_be_added():
         "prototypes": prototypes,
         "class_logits": class_logits,
         "densities": densities,
+        "relations": relations,
         "head": head,
         "generated": generated,
         "private_features": private_features,
         "private_soft_labels": private_soft_labels,
     }
     assert set(CARRIERS) > set(TAUGHT)
-    assert set(CARRIERS) > ON_TRANSFER_SET
+    assert {"soft_labels", "densities", "relations"} == ON_TRANSFER_SET
     assert set(CARRIERS) - {"weights"} - set(STACKED) == ONLY_RETURNED
     assert not ONLY_SENT & set(TAUGHT)
     with pytest.raises(TypeError):
@@ -71,6 +73,8 @@ def test_a_batch_holds_every_carrier_that_was_sent_with_a_row_for_each_client(
         assert torch.equal(batch.class_logits_mask[row], own.carriers["class_logits"]["mask"])
         assert torch.equal(batch.densities[row, rows], own.carriers["densities"]["densities"])
         assert torch.equal(batch.familiarity[row, rows], own.carriers["densities"]["familiarity"])
+        assert torch.equal(batch.relations[row], own.carriers["relations"]["relations"])
+        assert batch.relations_mask[row].nonzero().flatten().tolist() == [1, 4, 7]
         assert torch.equal(batch.tensor("head", "weight")[row], own.carriers["head"]["weight"])
         owned = batch.tensor("private_features", "owners") == row
         assert torch.equal(batch.tensor("private_features", "labels")[owned], clients[row].data.train.labels)
