@@ -38,13 +38,23 @@ def build(component: Component, kind: str, **extra: Any) -> Any:  # noqa: ANN401
         _check_arguments(target, component.arguments, extra)
     except ConfigurationError as error:
         raise ConfigurationError(f"{label}: {error}") from error.__cause__
+    arguments = {name: _build_nested(value, kind) for name, value in component.arguments.items()}
     try:
-        return target(**component.arguments, **extra)
+        return target(**arguments, **extra)
     except FedfuseError as error:
         raise ConfigurationError(f"{label}: {error}") from error
     except (TypeError, ValueError) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in component.arguments.items())
         raise ConfigurationError(f"{label}: {_one_line(error)} (given {given or 'no arguments'})") from error
+
+
+def _build_nested(value: object, kind: str) -> object:
+    """Build the components that an argument consists of; what is none stays as it is."""
+    if isinstance(value, Mapping) and value.keys() == {"name", "target", "arguments"}:
+        return build(Component(**value), kind)
+    if isinstance(value, list):
+        return [_build_nested(item, kind) for item in value]
+    return value
 
 
 def _locate(target: str) -> Callable[..., Any]:

@@ -27,7 +27,7 @@ from fedfuse.configuration import Configuration, from_mapping
 from fedfuse.errors import ConfigurationError, unknown_name
 from fedfuse.models.assignment import assign
 
-HYDRA_GROUPS = ("data", "partition", "transfer", "transfer/policy", "strategy", "objective", "engine")
+HYDRA_GROUPS = ("data", "partition", "transfer", "transfer/policy", "strategy", "objective", "predictor", "engine")
 MISSING = "???"
 CUSTOM = "custom"
 
@@ -154,7 +154,9 @@ def _set(config: DictConfig, override: Override) -> None:
     if override.type is OverrideType.CHANGE:
         _check_key(config, key)
     try:
-        is_change = isinstance(value, dict) and isinstance(OmegaConf.select(config, key), DictConfig)
+        # A part that is named is another part, to which the values of the one before do not belong.
+        is_change = isinstance(value, dict) and "name" not in value
+        is_change = is_change and isinstance(OmegaConf.select(config, key), DictConfig)
         OmegaConf.update(config, key, value, merge=is_change)
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigurationError(f"Cannot set {override.input_line}: {_one_line(error)}") from error
@@ -209,6 +211,7 @@ def _name_parts(values: dict[str, Any], chosen: Mapping[str, str], folders: Sequ
     named = dict(values)
     for group in ("data", "partition", "strategy", "objective"):
         named[group] = _component(group, chosen.get(group, "custom"), values.get(group))
+    named["objective"] = _with_losses(named["objective"], folders)
     transfer, predictor = values.get("transfer"), values.get("predictor")
     if isinstance(transfer, dict):
         name = chosen.get("transfer/policy", "custom")
@@ -219,18 +222,22 @@ def _name_parts(values: dict[str, Any], chosen: Mapping[str, str], folders: Sequ
                 "transfer", chosen.get("transfer", "custom"), transfer.get("source"), "transfer.source"
             ),
             "data": None if other is None else _part("data", other, folders),
+            "lesson": [_part("transfer/lesson", item, folders) for item in _listed(transfer.get("lesson"))],
         }
     if isinstance(predictor, dict):
-        named["predictor"] = {role: _part("predictor", item, folders) for role, item in predictor.items()}
+        named["predictor"] = {role: _part("predictor/answer", item, folders) for role, item in predictor.items()}
     if isinstance(values.get("engine"), dict):
         named["engine"] = {"name": chosen.get("engine", "local")} | values["engine"]
     for group in ("model", "privacy", "corruption", "tracking"):
-        items = values.get(group) or []
+        items = values.get(group)
         if group == "model" and isinstance(items, dict) and "name" not in items:
             items = _models_of_clients(items, values.get("num_clients"))
-        listed = items if isinstance(items, list) else [items]
-        named[group] = [_part(group, item, folders) for item in listed]
+        named[group] = [_part(group, item, folders) for item in _listed(items)]
     return named
+
+
+def _listed(items: object) -> list[object]:
+    return items if isinstance(items, list) else [items] if items else []
 
 
 def _models_of_clients(models: Mapping[object, object], num_clients: object) -> list[object]:
@@ -254,6 +261,20 @@ def _part(group: str, item: object, folders: Sequence[Path]) -> dict[str, Any]:
         if key not in values and name != CUSTOM:  # what a class of one's own takes, no file knows
             raise unknown_name(f"key of {group} {name}", str(key), values)
     return _component(group, name, {**values, **changes})
+
+
+def _with_losses(objective: dict[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    """Look up the objectives that an objective is made of: its ``terms``, or the ``loss`` that it wraps."""
+    arguments = dict(objective["arguments"])
+    if arguments.get("terms"):
+        arguments["terms"] = [_objective(item, folders) for item in _listed(arguments["terms"])]
+    if arguments.get("loss"):
+        arguments["loss"] = _objective(arguments["loss"], folders)
+    return objective | {"arguments": arguments}
+
+
+def _objective(item: object, folders: Sequence[Path]) -> dict[str, Any]:
+    return _with_losses(_part("objective", item, folders), folders)
 
 
 def _component(group: str, name: str, values: object, key: str | None = None) -> dict[str, Any]:

@@ -81,6 +81,16 @@ def test_strategy_may_choose_its_objective_and_the_command_line_wins():
     assert "defaults" not in compose(["strategy=fedproto"]).strategy.arguments
 
 
+def test_strategy_may_choose_its_predictors_and_how_much_is_rehearsed_and_the_command_line_wins():
+    chosen = compose(["strategy=fedfuse"])
+    assert chosen.predictor == compose(["predictor=fedfuse"]).predictor
+    assert chosen.learn.rehearse == chosen.absorb.rehearse == chosen.strategy.arguments["rehearse"] > 0
+    assert "defaults" not in chosen.strategy.arguments
+    other = compose(["predictor=plain_head", "strategy=fedfuse", "strategy.rehearse=0.1", "learn.rehearse=0.0"])
+    assert other.predictor == compose([]).predictor
+    assert (other.learn.rehearse, other.absorb.rehearse) == (0.0, 0.1)
+
+
 def test_last_of_two_overrides_counts():
     configuration = compose(["seed=1", "strategy=fedmd", "seed=2", "strategy=local"])
     assert (configuration.seed, configuration.strategy.name) == (2, "local")
@@ -256,7 +266,7 @@ def test_own_directory_adds_parts_of_every_kind(own):
     )
     own("model/tiny.yaml", "_target_: own.Tiny\nwidth: 2\n")
     own("privacy/mask.yaml", "_target_: own.Mask\n")
-    folder = own("predictor/mean.yaml", "_target_: own.Mean\n")
+    folder = own("predictor/answer/mean.yaml", "_target_: own.Mean\n")
     overrides = [
         "strategy=mine",
         "strategy.strength=4",
@@ -328,7 +338,7 @@ ERRORS = [
     ("share_facts=num_examples", "share_facts must be a list, for example share_facts=[a,b], not 'num_"),
     ("local_baseline=1", "local_baseline must be true or false, not 1."),
     ("output=3", "output must be text, not 3."),
-    ("learn=3", "learn must be a mapping with the keys epochs, batch_size, optimizer, proximal, not 3."),
+    ("learn=3", "learn must be a mapping with the keys epochs, batch_size, optimizer, proximal, rehearse, not 3."),
     ("learn.optimizer.lr=nan", "learn.optimizer.lr must be a finite number, not nan."),
     ("strategy.beta=-inf", "strategy.beta must be a finite number, not -inf."),
     ("privacy=[{name: noise, scale: inf}]", "privacy.0.scale must be a finite number, not inf."),
@@ -344,7 +354,7 @@ ERRORS = [
     ("alpha=1", "Unknown key 'alpha'. Did you mean 'partition.alpha'?"),
     ("lr=1", "Unknown key 'lr'. Did you mean 'learn.optimizer.lr' or 'absorb.optimizer.lr'?"),
     ("learn.lr=1", "Unknown key 'learn.lr'. Did you mean 'learn.optimizer.lr' or 'absorb.optimizer.lr'? "
-     "Valid: learn.epochs, learn.batch_size, learn.proximal, learn.optimizer."),
+     "Valid: learn.epochs, learn.batch_size, learn.proximal, learn.rehearse, learn.optimizer."),
     ("epoch=1", "Unknown key 'epoch'. Did you mean 'learn.epochs'?"),
     ("seed.inner=1", "Unknown key 'seed.inner'. Did you mean 'seed'?"),
     ("model.0=cnn_small", "Unknown key 'model.0'. Did you mean 'model'?"),
@@ -355,7 +365,8 @@ ERRORS = [
     ("~seed", "~seed is not possible: write seed=VALUE."),
     ("seed@x=1", "seed@x=1 is not possible: write seed=VALUE."),
     ("engine.workers=2", "Unknown key 'engine.workers'. Did you mean 'engine.runner'? "
-     "Valid: engine.runner, engine.precision, engine.threads, engine.timeout."),
+     "Valid: engine.runner, engine.device, engine.precision, engine.tf32, engine.threads, engine.timeout."),
+    ("engine.device=gpu", "engine.device must be one of auto, cpu, cuda, not 'gpu'."),
     ("engine.name=ray", "Unknown key 'engine.name'."),
     ("transfer.pat=x", "Unknown key 'transfer.pat'. Did you mean 'transfer.path'?"),
     # parts of which one is chosen
@@ -386,8 +397,11 @@ ERRORS = [
     ("privacy=[swin]", "Unknown privacy 'swin'. Did you mean 'swing'?"),
     ("tracking=[wandbb]", "Unknown tracking 'wandbb'. Did you mean 'wandb'?"),
     ("tracking=3", "A tracking is NAME or {name: NAME, key: value}, not 3."),
-    ("predictor.share=plain_hed", "Unknown predictor 'plain_hed'. Did you mean 'plain_head'?"),
-    ("predictor=plain_head", "predictor must be a mapping with the keys share, personal, general, not 'pl"),
+    ("predictor.share=plain_hed", "Unknown predictor/answer 'plain_hed'. Did you mean 'plain_head'?"),
+    ("predictor.personal={name: prior_corrected, hed: fused}", "Unknown key of predictor/answer prior_corrected 'he"),
+    ("predictor=two_hed", "Unknown predictor 'two_hed'. Did you mean 'two_heads'?"),
+    ("+predictor=two_heads", "+predictor=two_heads is not possible: write predictor=NAME."),
+    ("predictor=3", "Unknown predictor '3'."),
     # what cannot be read, and several values
     ("seed", "Cannot read 'seed': write key=value"),
     ("a=[1", "Cannot read 'a=[1': write key=value"),

@@ -33,6 +33,7 @@ class ClassLogits:
 
     weight: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset({"labels", "class_logits"})
+    per_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):

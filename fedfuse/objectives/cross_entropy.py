@@ -15,6 +15,7 @@ class CrossEntropy:
     """Supervised cross-entropy between the logits and integer labels."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    per_sample: ClassVar[bool] = True
 
     def initial_state(self) -> State:
         """Return nothing: this loss has no memory."""

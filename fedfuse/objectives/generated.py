@@ -28,6 +28,7 @@ class Generated:
 
     weight: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset({"labels", "generated"})
+    per_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):

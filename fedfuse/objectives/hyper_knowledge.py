@@ -32,6 +32,7 @@ class HeadAnswers:
     weight: float
     temperature: float
     needs: ClassVar[frozenset[str]] = frozenset({"labels", "class_logits"})
+    per_sample: ClassVar[bool] = True
 
     def initial_state(self) -> State:
         """Return nothing: this loss has no memory."""
@@ -72,6 +73,7 @@ class HyperKnowledge:
     feature_weight: float = 0.05
     temperature: float = 0.5
     needs: ClassVar[frozenset[str]] = frozenset({"labels", "prototypes", "class_logits"})
+    per_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, factor in (("weight", self.weight), ("feature_weight", self.feature_weight)):

@@ -34,6 +34,7 @@ class KD:
 
     temperature: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset({"soft_labels"})
+    per_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):

@@ -29,6 +29,7 @@ class Prototype:
 
     weight: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset({"labels", "prototypes"})
+    per_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):

@@ -2,21 +2,22 @@ import pytest
 import torch
 
 from fedfuse import catalogue
-from fedfuse.client.fit import Term, loss_of_step
+from fedfuse.client.fit import Term, initial_objective_state, loss_of_step
 from fedfuse.components import build
-from fedfuse.configuration import Component
+from fedfuse.composition import compose
 from fedfuse.models.outputs import Outputs
 
 BATCH, CLASSES, WIDTH = 6, 4, 5
-KNOWN_NEEDS = {"labels", "soft_labels", "prototypes", "class_logits", "generated"}
+KNOWN_NEEDS = {"labels", "soft_labels", "prototypes", "class_logits", "generated", "relations"}
+KNOWN_NEEDS |= {"own_soft_labels", "known_classes"}
 MASKS = {"prototypes": "prototype_mask", "class_logits": "class_logits_mask"}
+OF_RELATIONS = ("relations", "positions", "relations_known")
 
 
 @pytest.fixture(params=catalogue.names("objective", catalogue.folders()))
 def objective(request):
     """Every objective that is shipped, as its file configures it."""
-    values = catalogue.read("objective", request.param, catalogue.folders())
-    return build(Component(request.param, values.pop("_target_"), values), "objective")
+    return build(compose([f"objective={request.param}"]).objective, "objective")
 
 
 def random(*shape, seed=0):
@@ -36,16 +37,23 @@ def make_batch(seed=0):
         "prototype_mask": torch.tensor([True, True, True, False]),
         "class_logits": random(CLASSES, CLASSES, seed=seed + 4),
         "class_logits_mask": torch.tensor([True, True, True, False]),
+        "relations": torch.cdist(random(BATCH, WIDTH, seed=seed + 5), random(9, WIDTH, seed=seed + 5)),
+        "positions": torch.arange(BATCH),
+        "relations_known": torch.tensor([True, True, True, True, False, True]),
+        "own_soft_labels": torch.softmax(random(BATCH, CLASSES, seed=seed + 6), dim=1),
+        "known_classes": torch.tensor([True, False, True, True]),
     }
 
 
 def loss_and_gradients(objective, outputs, batch, mask):
     """The loss of a step and its gradients by logits and features, as a runner computes them."""
-    leaves = Outputs(*(tensor.clone().requires_grad_() for tensor in outputs))
+    leaves = Outputs(outputs.logits.clone().requires_grad_(), outputs.features.clone().requires_grad_())
     terms = [Term("only", objective)]
-    loss, _ = loss_of_step(lambda inputs: leaves, None, terms, {"only": batch}, {"only": mask}, {})
+    state = initial_objective_state(terms)
+    loss, _ = loss_of_step(lambda inputs: leaves, None, terms, {"only": batch}, {"only": mask}, state)
     loss.backward()
-    return loss.detach(), [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    given = (leaves.logits, leaves.features)
+    return loss.detach(), [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in given]
 
 
 def test_every_shipped_objective_is_tested():
@@ -57,6 +65,7 @@ def test_every_shipped_objective_is_tested():
 def test_needs_are_ones_that_a_batch_can_hold_and_suffice(objective):
     assert objective.needs <= KNOWN_NEEDS
     needed = {"inputs", *objective.needs} | {MASKS[name] for name in objective.needs & set(MASKS)}
+    needed |= set(OF_RELATIONS) if "relations" in objective.needs else set()
     batch = {name: tensor for name, tensor in make_batch().items() if name in needed}
     objective(make_outputs(), batch, torch.ones(BATCH, dtype=torch.bool), objective.initial_state())
 
@@ -92,8 +101,9 @@ def test_a_masked_batch_is_the_same_as_a_smaller_one(objective):
     outputs, batch = make_outputs(), make_batch()
     mask = torch.tensor([True, True, False, True, False, True])
     loss, _ = loss_and_gradients(objective, outputs, batch, mask)
-    smaller = {name: batch[name][mask] for name in ("inputs", "labels", "soft_labels")}
-    smaller |= {name: batch[name] for name in (*MASKS, *MASKS.values())}
+    of_samples = ("inputs", "labels", "soft_labels", "own_soft_labels", *OF_RELATIONS)
+    smaller = {name: batch[name][mask] for name in of_samples}
+    smaller |= {name: batch[name] for name in ("known_classes", *MASKS, *MASKS.values())}
     selected = Outputs(outputs.logits[mask], outputs.features[mask])
     expected, _ = loss_and_gradients(objective, selected, smaller, torch.ones(4, dtype=torch.bool))
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
@@ -112,8 +122,13 @@ def test_many_clients_at_once_give_what_each_gives_alone(objective):
         objective(own, batch, mask, objective.initial_state())[0]
         for own, batch, mask in zip(outputs, batches, masks, strict=True)
     ]
-    together = torch.vmap(lambda own, batch, mask: objective(own, batch, mask, objective.initial_state())[0])(
-        Outputs(*map(torch.stack, zip(*outputs, strict=True))),
+
+    def loss_of(logits, features, batch, mask):
+        return objective(Outputs(logits, features), batch, mask, objective.initial_state())[0]
+
+    together = torch.vmap(loss_of)(
+        torch.stack([own.logits for own in outputs]),
+        torch.stack([own.features for own in outputs]),
         {name: torch.stack([batch[name] for batch in batches]) for name in batches[0]},
         torch.stack(masks),
     )
