@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fedfuse.configuration import OFFICIAL, SplitSettings
 from fedfuse.data.samples import LabelledData, Population, Samples, as_numbers
 from fedfuse.data.saved_split import SavedSplit, read_split
 from fedfuse.data.split import split
-from fedfuse.data.transfer_sets import Chosen
+from fedfuse.data.transfer_sets import Chosen, domains_of
 from fedfuse.errors import ConfigurationError
 from fedfuse.randomness import numpy_generator
 
@@ -45,19 +45,47 @@ class TransferSet:
     ----------
     inputs : Tensor
         ``[M, *shape]``, floating point.
+    domains : Tensor or None
+        int64 ``[M]``, the domain of each sample, where its source has domains: 0, 1, ... without a gap.
+
+    Raises
+    ------
+    ConfigurationError
+        If domains are not one for each sample, or numbered otherwise.
     """
 
     inputs: Tensor
+    domains: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.domains is None:
+            return
+        if self.domains.dtype != torch.int64 or self.domains.shape != (len(self),):
+            raise ConfigurationError(
+                f"Domains are {self.domains.dtype} of shape {list(self.domains.shape)}; they must be torch.int64, one "
+                f"for each of the {len(self)} transfer samples."
+            )
+        for place, number in enumerate(np.unique(self.domains.numpy())):
+            if number != place:
+                raise ConfigurationError(
+                    f"Domains of transfer samples must be numbered 0, 1, ... without a gap; {number} stands in place "
+                    f"of {place}."
+                )
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits that two parties compare to know that they hold the same transfer set."""
+        """16 hexadecimal digits that two parties compare to know that they hold the same transfer set.
+
+        Domains count, where there are any: clients who think differently of them would learn from other samples.
+        """
         inputs = self.inputs.contiguous()
         hashed = hashlib.sha256(f"{inputs.dtype} {list(inputs.shape)}".encode())
         hashed.update(inputs.view(torch.uint8).numpy().tobytes())
+        if self.domains is not None:
+            hashed.update(b"domains" + self.domains.numpy().tobytes())
         return hashed.hexdigest()[:16]
 
 
@@ -87,7 +115,7 @@ class Shared:
     def to(self, dtype: torch.dtype) -> "Shared":
         """Cast the inputs."""
         test = None if self.global_test is None else self.global_test.to(dtype)
-        return Shared(TransferSet(self.transfer.inputs.to(dtype)), test, self.class_names)
+        return Shared(replace(self.transfer, inputs=self.transfer.inputs.to(dtype)), test, self.class_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +221,7 @@ def deal(
 
     if isinstance(make_transfer, TransferSet):
         check_shape(make_transfer, data.samples)
-        chosen = Chosen(make_transfer.inputs, kept=free)
+        chosen = Chosen(make_transfer.inputs, kept=free, domains=make_transfer.domains)
     elif saved is not None and saved.transfer is not None:
         chosen = Chosen(data.samples.inputs[saved.transfer], kept=free, rows=saved.transfer)
     else:
@@ -207,8 +235,9 @@ def deal(
 
     whose = SavedSplit(tuple(private[share] for share in shares), global_test=test, transfer=chosen.rows)
     in_transfer = 0 if chosen.rows is None else len(chosen.rows)
+    transfer = transfer_set(chosen.inputs, domains_of(chosen, data))
     return Dealt(
-        shared=Shared(transfer_set(chosen.inputs), data.samples.select(test), data.class_names),
+        shared=Shared(transfer, data.samples.select(test), data.class_names),
         clients=tuple(data.select(rows) for rows in whose.clients),
         split=whose,
         num_unused=len(used) - len(test) - in_transfer - len(given),
@@ -231,9 +260,9 @@ def _server_labels(data: LabelledData, chosen: Chosen, number: int) -> Tensor | 
     return data.samples.labels[torch.from_numpy(chosen.rows[:number])]
 
 
-def transfer_set(inputs: Tensor) -> TransferSet:
-    """Make a transfer set of inputs as a data source stores them."""
-    return TransferSet(as_numbers(inputs, inputs.dtype if inputs.is_floating_point() else torch.float32))
+def transfer_set(inputs: Tensor, domains: Tensor | None = None) -> TransferSet:
+    """Make a transfer set of inputs as a data source stores them, and their domains, where they have any."""
+    return TransferSet(as_numbers(inputs, inputs.dtype if inputs.is_floating_point() else torch.float32), domains)
 
 
 def _used(data: LabelledData, settings: SplitSettings, seed: int) -> NDArray[np.int64]:

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from fedfuse.data.federation import Shared, transfer_set
+from fedfuse.data.federation import Shared, TransferSet, transfer_set
 from fedfuse.data.samples import LabelledData, Samples
 from fedfuse.errors import ConfigurationError
 
 CLIENT_ARRAYS = ("inputs", "labels")
 SHARED_ARRAYS = ("transfer", "class_names")
 TEST_ARRAYS = ("test_inputs", "test_labels")
+DOMAINS = "transfer_domains"
 
 
 def write_client(path: Path, samples: Samples, order: NDArray[np.int64] | None = None) -> None:
@@ -50,8 +52,10 @@ def read_client(path: Path, shared: Shared) -> LabelledData:
 
 
 def write_shared(path: Path, shared: Shared) -> None:
-    """Write what everybody holds: ``transfer``, ``class_names``, and the test set where there is one."""
+    """Write what everybody holds: ``transfer``, ``class_names``, and domains and a test set where there are any."""
     arrays = {"transfer": shared.transfer.inputs.numpy(), "class_names": np.array(shared.class_names, dtype=np.str_)}
+    if shared.transfer.domains is not None:
+        arrays[DOMAINS] = shared.transfer.domains.numpy()
     if shared.global_test is not None:
         arrays |= {"test_inputs": shared.global_test.inputs.numpy(), "test_labels": shared.global_test.labels.numpy()}
     _write(path, arrays)
@@ -69,7 +73,7 @@ def read_shared(path: Path) -> Shared:
     inputs, names = arrays["transfer"], arrays["class_names"]
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) < 2 or len(set(names.tolist())) != len(names):
         raise ConfigurationError(f"{path}: class_names must be a list of at least two different texts.")
-    transfer = transfer_set(torch.from_numpy(_numbers(path, "transfer", inputs)))
+    transfer = _transfer(path, torch.from_numpy(_numbers(path, "transfer", inputs)), arrays.get(DOMAINS))
     if len(transfer) == 0:
         raise ConfigurationError(f"{path}: transfer has no samples.")
     test = None
@@ -80,6 +84,21 @@ def read_shared(path: Path) -> Shared:
         if test.inputs.shape[1:] != transfer.inputs.shape[1:]:
             raise ConfigurationError(f"{path}: transfer and test_inputs differ in the shape of a sample.")
     return Shared(transfer, test, tuple(names.tolist()))
+
+
+def _transfer(path: Path, inputs: Tensor, domains: NDArray[Any] | None) -> TransferSet:
+    """Make the transfer set of its two arrays, of which the second may be missing."""
+    if domains is None:
+        return transfer_set(inputs)
+    if domains.shape != (len(inputs),) or domains.dtype.kind not in "iu":
+        raise ConfigurationError(
+            f"{path}: {DOMAINS} must be a whole number for each of the {len(inputs)} transfer samples, not "
+            f"{domains.dtype} {domains.shape}."
+        )
+    try:
+        return transfer_set(inputs, torch.from_numpy(domains.astype(np.int64)))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
 
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -34,11 +34,14 @@ class Chosen:
         The rows of the pool that are left for the clients: not those of the transfer set, nor what is too near to them.
     rows : NDArray[np.int64] or None
         The rows of the pool that the transfer set consists of, in its order, where it consists of rows.
+    domains : Tensor or None
+        int64 ``[M]``, the domain of each sample, where it is known and the rows do not say it: see `domains_of`.
     """
 
     inputs: Tensor
     kept: NDArray[np.int64]
     rows: NDArray[np.int64] | None = None
+    domains: Tensor | None = None
 
 
 def held_out(
@@ -225,13 +228,39 @@ def collage(
     return Chosen(collages, kept)
 
 
-def from_elsewhere(chosen: Chosen, samples: Samples, free: NDArray[np.int64]) -> Chosen:
+def domains_of(chosen: Chosen, pool: LabelledData) -> Tensor | None:
+    """Look up the domain of each sample of a transfer set, where its source has domains.
+
+    Parameters
+    ----------
+    chosen : Chosen
+        The transfer set.
+    pool : LabelledData
+        The samples that it was chosen from.
+
+    Returns
+    -------
+    Tensor or None
+        int64 ``[M]``. Domains without a sample in the transfer set are left out; the others are numbered from 0, in the
+        order of the source.
+    """
+    if chosen.rows is None:
+        return chosen.domains
+    if pool.domains is None:
+        return None
+    _, numbers = np.unique(pool.domains.members[chosen.rows], return_inverse=True)
+    return torch.from_numpy(numbers.astype(np.int64))
+
+
+def from_elsewhere(chosen: Chosen, pool: LabelledData, samples: Samples, free: NDArray[np.int64]) -> Chosen:
     """Make a transfer set of another data source fit the clients' samples, none of which it takes.
 
     Parameters
     ----------
     chosen : Chosen
         From the other source.
+    pool : LabelledData
+        All samples of the other source.
     samples : Samples
         The clients' samples, whose shape it must have. Images are resized, and made grey or coloured.
     free : NDArray[np.int64]
@@ -243,9 +272,10 @@ def from_elsewhere(chosen: Chosen, samples: Samples, free: NDArray[np.int64]) ->
         If the shapes differ and these are not images.
     """
     try:
-        return Chosen(fit_images(chosen.inputs, tuple(samples.inputs.shape[1:])), kept=free)
+        inputs = fit_images(chosen.inputs, tuple(samples.inputs.shape[1:]))
     except ConfigurationError as error:
         raise ConfigurationError(f"transfer.data does not fit data: {error}") from error
+    return Chosen(inputs, kept=free, domains=domains_of(chosen, pool))
 
 
 def _draw(

@@ -1,6 +1,7 @@
 import hashlib
+import re
 import struct
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from itertools import chain
 
@@ -129,8 +130,9 @@ def test_the_seed_decides_the_federation():
 
 def test_the_labels_of_the_transfer_set_are_not_reachable():
     transfer = federation_of().shared.transfer
-    assert [field.name for field in fields(transfer)] == ["inputs"]
-    assert list(vars(transfer)) == ["inputs"]
+    assert [field.name for field in fields(transfer)] == ["inputs", "domains"]
+    assert transfer.domains is None
+    assert list(vars(transfer)) == ["inputs", "domains"]
     assert transfer.inputs.dtype == torch.float32
     assert transfer.inputs.untyped_storage().nbytes() == 30 * 4
 
@@ -416,3 +418,60 @@ def test_the_digest_is_a_fixed_function_of_type_shape_and_values():
     assert len(set(digests)) == 4
     # A transposed view has the same values in another memory order.
     assert TransferSet(inputs.reshape(3, 2).T.contiguous().T).digest == digests[1]
+
+
+def test_the_digest_tells_domains_apart_and_is_as_ever_without():
+    inputs = torch.arange(6, dtype=torch.float32).reshape(3, 2)
+    plain = b"torch.float32 [3, 2]" + struct.pack("<6f", 0, 1, 2, 3, 4, 5)
+    assert TransferSet(inputs).digest == hashlib.sha256(plain).hexdigest()[:16]
+    expected = hashlib.sha256(plain + b"domains" + struct.pack("<3q", 0, 1, 0)).hexdigest()
+    assert TransferSet(inputs, torch.tensor([0, 1, 0])).digest == expected[:16]
+    digests = {TransferSet(inputs, torch.tensor(domains)).digest for domains in ([0, 1, 0], [0, 0, 1], [0, 0, 0])}
+    assert len(digests | {TransferSet(inputs).digest}) == 4
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        (
+            torch.tensor([0, 1]),
+            "Domains are torch.int64 of shape [2]; they must be torch.int64, one for each of the 3 ",
+        ),
+        (torch.tensor([0.0, 1, 0]), "Domains are torch.float32 of shape [3]; they must be torch.int64, one for each "),
+        (torch.tensor([[0], [1], [0]]), "Domains are torch.int64 of shape [3, 1]; they must be torch.int64, one for "),
+        (torch.tensor([0, 3, 0]), "must be numbered 0, 1, ... without a gap; 3 stands in place of 1."),
+        (torch.tensor([1, 1, 2]), "must be numbered 0, 1, ... without a gap; 1 stands in place of 0."),
+        (torch.tensor([0, 1, -1]), "must be numbered 0, 1, ... without a gap; -1 stands in place of 0."),
+    ],
+)
+def test_domains_that_are_not_one_for_each_sample_numbered_without_a_gap_are_refused(domains, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        TransferSet(torch.zeros(3, 1), domains)
+
+
+def test_the_transfer_set_keeps_the_domains_of_its_rows_in_any_precision():
+    data = replace(numbered_data((100, 60, 40)), domains=Groups(("a", "b", "c"), np.arange(200) % 3))
+    shared = dealt_of(data=data).shared
+    expected = [number % 3 for number in numbers(shared.transfer.inputs)]
+    assert shared.transfer.domains.tolist() == expected
+    double = shared.to(torch.float64).transfer
+    assert double.inputs.dtype == torch.float64
+    assert double.domains.tolist() == expected
+    assert dealt_of().shared.transfer.domains is None
+
+
+def test_a_split_made_before_has_the_domains_of_its_transfer_set(tmp_path):
+    data = replace(numbered_data((100, 60, 40)), domains=Groups(("a", "b", "c"), np.arange(200) % 3))
+    path = tmp_path / "split.json"
+    write_split(path, dealt_of(data=data).split)
+    again = dealt_of(data=data, partition=from_file, path=path, settings=SplitSettings(path=str(path)))
+    assert numbers(again.shared.transfer.inputs) == numbers(dealt_of(data=data).shared.transfer.inputs)
+    assert again.shared.transfer.digest == dealt_of(data=data).shared.transfer.digest
+    assert again.shared.transfer.domains is not None
+
+
+def test_a_transfer_set_from_elsewhere_keeps_its_own_domains():
+    data = replace(numbered_data((100, 60, 40)), domains=Groups(("a", "b"), np.arange(200) % 2))
+    domains = torch.tensor([0, 1, 2, 0, 0])
+    assert dealt_of(data=data, transfer=TransferSet(torch.zeros(5, 1), domains)).shared.transfer.domains is domains
+    assert dealt_of(data=data, transfer=TransferSet(torch.zeros(5, 1))).shared.transfer.domains is None

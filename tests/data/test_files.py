@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,39 @@ def test_without_a_test_set_none_is_written_and_none_read(tmp_path):
     with np.load(tmp_path / "transfer.npz") as arrays:
         assert set(arrays) == {"transfer", "class_names"}
     assert read_shared(tmp_path / "transfer.npz").global_test is None
+
+
+def test_domains_of_transfer_samples_come_back_and_only_where_there_are_any(tmp_path):
+    path = tmp_path / "transfer.npz"
+    shared = replace(SHARED, transfer=TransferSet(SHARED.transfer.inputs, torch.tensor([1, 0, 2, 1])))
+    write_shared(path, shared)
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays["transfer_domains"].dtype.str == "<i8"
+        assert arrays["transfer_domains"].tolist() == [1, 0, 2, 1]
+    read = read_shared(path).transfer
+    assert bits(read.domains) == bits(shared.transfer.domains)
+    assert read.digest == shared.transfer.digest != SHARED.transfer.digest
+    write_shared(path, SHARED)
+    with np.load(path) as arrays:
+        assert "transfer_domains" not in arrays
+    assert read_shared(path).transfer.domains is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_domains_of_any_whole_number_become_int64(archive, dtype):
+    domains = read_shared(archive(shared_arrays(transfer_domains=np.array([0, 1, 1, 0], dtype)))).transfer.domains
+    assert bits(domains) == bits(torch.tensor([0, 1, 1, 0]))
+
+
+def test_domains_that_cannot_be_used_are_refused(archive):
+    for wrong in (np.array([0, 1]), np.array([0.0, 1, 1, 0]), np.array(["a", "b", "a", "a"]), np.array(1)):
+        assert refused(read_shared, archive(shared_arrays(transfer_domains=wrong))) == (
+            f"transfer_domains must be a whole number for each of the 4 transfer samples, not {wrong.dtype} "
+            f"{wrong.shape}."
+        )
+    assert refused(read_shared, archive(shared_arrays(transfer_domains=np.array([0, 2, 2, 0])))) == (
+        "Domains of transfer samples must be numbered 0, 1, ... without a gap; 2 stands in place of 1."
+    )
 
 
 def test_files_are_plain_arrays_under_their_documented_names(tmp_path):

@@ -1,5 +1,6 @@
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedfuse.data.transfer_sets import (
     Chosen,
     collage,
     domain,
+    domains_of,
     from_elsewhere,
     gaussian_noise,
     held_out,
@@ -316,16 +318,51 @@ def test_a_collage_that_cannot_be_is_refused(data, arguments, message):
         collage(data, np.arange(30), 10, generator(), **arguments)
 
 
+# domains
+
+
+def test_domains_are_those_of_the_rows_numbered_anew_in_the_order_of_the_source():
+    data = table(domains=Groups(("a", "b", "c"), np.repeat([2, 0, 1], [100, 60, 40])))
+    chosen = Chosen(torch.zeros(4, 1), kept=np.arange(3), rows=np.array([120, 7, 199, 8]))
+    domains = domains_of(chosen, data)
+    assert domains.dtype == torch.int64
+    assert domains.tolist() == [0, 2, 1, 2]
+    # Domain b has no sample: c takes its number.
+    assert domains_of(replace(chosen, rows=np.array([120, 7, 110, 8])), data).tolist() == [0, 1, 0, 1]
+    assert domains_of(chosen, table()) is None
+
+
+@pytest.mark.parametrize("make", [held_out, partial(domain, domain="b")])
+def test_transfer_sets_of_rows_have_the_domains_of_their_source(make):
+    data = table(domains=Groups(("a", "b", "c"), np.arange(200) % 3))
+    chosen = make(data, np.arange(150), 40, generator())
+    expected = chosen.inputs.flatten().long() % 3
+    if make is not held_out:
+        assert (expected == 1).all()
+        expected = expected * 0
+    assert torch.equal(domains_of(chosen, data), expected)
+
+
+@pytest.mark.parametrize("make", [uniform_noise, gaussian_noise, collage])
+def test_what_is_not_of_rows_has_no_domains(make):
+    data = replace(images(), domains=Groups(("a", "b"), np.arange(30) % 2))
+    assert domains_of(make(data, np.arange(30), 7, generator()), data) is None
+
+
 # another source
 
 
 def test_a_transfer_set_of_another_source_is_resized_and_takes_nothing_from_the_clients():
     clients = Samples(torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.int64))
+    other = images(9, shape=(3, 8, 8))
     chosen = Chosen(torch.rand(6, 3, 8, 8), kept=np.arange(3), rows=np.arange(6))
-    fitted = from_elsewhere(chosen, clients, free=np.arange(2, 20))
+    fitted = from_elsewhere(chosen, other, clients, free=np.arange(2, 20))
     assert fitted.inputs.shape == (6, 1, 4, 4)
     assert fitted.kept.tolist() == list(range(2, 20))
     assert fitted.rows is None
+    assert fitted.domains is None
+    other = replace(other, domains=Groups(("a", "b", "c", "d"), np.array([3, 3, 1, 1, 3, 1, 0, 0, 0])))
+    assert from_elsewhere(chosen, other, clients, np.arange(2, 20)).domains.tolist() == [1, 1, 0, 0, 1, 0]
 
 
 def test_a_transfer_set_of_another_source_that_cannot_fit_is_refused_in_one_line():
@@ -387,7 +424,7 @@ def test_the_seed_of_the_transfer_set_decides_it(data, name):
 
 
 def test_what_is_chosen_has_no_labels():
-    assert [field.name for field in fields(Chosen)] == ["inputs", "kept", "rows"]
+    assert [field.name for field in fields(Chosen)] == ["inputs", "kept", "rows", "domains"]
 
 
 @pytest.mark.parametrize(
