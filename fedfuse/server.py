@@ -12,6 +12,7 @@ from fedfuse.configuration import OptimizerSettings, TrainingSettings
 from fedfuse.data.samples import as_numbers
 from fedfuse.models.architecture import Architecture
 from fedfuse.randomness import epoch_order, numpy_generator, torch_seed
+from fedfuse.transfer.policy import TransferPolicy
 
 TRAINING = TrainingSettings(epochs=2, batch_size=32, optimizer=OptimizerSettings())
 
@@ -34,8 +35,8 @@ class Server:
         The configured architectures by signature.
     dtype : torch.dtype
         Of models and of what is sent.
-    transfer_rows : Callable
-        The transfer policy: ``(num_samples, generator) -> rows``.
+    transfer_rows : TransferPolicy
+        Chooses the transfer samples of a round.
     labels : Tensor, optional
         int64 ``[L]``: the labels of the first L transfer samples, where the configuration gives the server some.
     training : TrainingSettings
@@ -48,7 +49,7 @@ class Server:
     class_names: tuple[str, ...]
     architectures: Mapping[str, Architecture]
     dtype: torch.dtype
-    transfer_rows: Callable[[int, np.random.Generator], Tensor]
+    transfer_rows: TransferPolicy
     labels: Tensor | None = None
     training: TrainingSettings = TRAINING
 

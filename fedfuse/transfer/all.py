@@ -6,11 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfuse.transfer.policy import Past
+
 
 @dataclass(frozen=True)
 class AllRows:
     """Every transfer sample, in every round."""
 
-    def __call__(self, num_samples: int, generator: np.random.Generator) -> Tensor:
+    def __call__(self, past: Past, generator: np.random.Generator) -> Tensor:
         """Return all row numbers."""
-        return torch.arange(num_samples)
+        return torch.arange(past.num_samples)

@@ -1,11 +1,13 @@
 """Use a fresh random part of the transfer set in each round, as FedMD and DS-FL do."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fedfuse.transfer.policy import Past
+from fedfuse.transfer.share import rows_in
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,7 @@ class RandomSubset:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction} must lie in (0, 1]")
 
-    def __call__(self, num_samples: int, generator: np.random.Generator) -> Tensor:
+    def __call__(self, past: Past, generator: np.random.Generator) -> Tensor:
         """Return the drawn row numbers, ascending."""
-        # The tiny subtraction keeps 0.07 * 100 = 7.000000000000001 from becoming eight rows.
-        number = max(1, math.ceil(self.fraction * num_samples - 1e-9))
-        return torch.from_numpy(np.sort(generator.choice(num_samples, size=number, replace=False)))
+        number = rows_in(self.fraction, past.num_samples)
+        return torch.from_numpy(np.sort(generator.choice(past.num_samples, size=number, replace=False)))

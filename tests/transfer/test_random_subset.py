@@ -3,11 +3,12 @@ import math
 import numpy as np
 import pytest
 
+from fedfuse.transfer.policy import no_past
 from fedfuse.transfer.random_subset import RandomSubset
 
 
 def rows_of(fraction, num_samples, seed=0):
-    return RandomSubset(fraction)(num_samples, np.random.default_rng(seed)).tolist()
+    return RandomSubset(fraction)(no_past(num_samples), np.random.default_rng(seed)).tolist()
 
 
 @pytest.mark.parametrize(
