@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedfuse.errors import ConfigurationError
+from fedfuse.models.fused_head import with_fused_head
 from fedfuse.models.outputs import Outputs
 from fedfuse.models.with_features import find_head, with_features
 
@@ -96,7 +97,11 @@ class Architecture:
 
 
 def describe(
-    name: str, build_module: Callable[[], nn.Module], input_shape: Sequence[int], num_classes: int | None = None
+    name: str,
+    build_module: Callable[[], nn.Module],
+    input_shape: Sequence[int],
+    num_classes: int | None = None,
+    fused_head: bool = False,
 ) -> Architecture:
     """Build a model once and look at it; torch's global generator is left as it was.
 
@@ -111,6 +116,8 @@ def describe(
         The shape of one sample.
     num_classes : int or None
         How many logits there must be; None takes any number.
+    fused_head : bool
+        Whether to give the model a second head, see `fedfuse.models.fused_head`.
 
     Returns
     -------
@@ -143,6 +150,11 @@ def describe(
                 f"Model {name!r} cannot take a sample of shape {list(input_shape)}: {first_line}"
             ) from error
         _check_outputs(name, outputs, num_classes)
+        if fused_head:
+            width, logits = outputs.features.shape[1], outputs.logits.shape[1]
+            build_module = partial(with_fused_head, build_module, width, logits)
+            module = build_module()
+            outputs, flops = _outputs_and_flops(module, sample)
         return Architecture(
             name=name,
             build_module=build_module,
@@ -205,9 +217,9 @@ def _can_be_stacked(module: nn.Module, sample: Tensor) -> bool:
     """Run two models at once, as in training: what draws, or looks at values to decide, cannot be."""
     tensors = {name: torch.stack([tensor.detach()] * 2) for name, tensor in module.state_dict().items()}
 
-    def forward(own: dict[str, Tensor], inputs: Tensor) -> Outputs:
+    def forward(own: dict[str, Tensor], inputs: Tensor) -> Tensor:
         outputs: Outputs = functional_call(module, own, (inputs,))
-        return outputs
+        return outputs.logits
 
     module.train()
     try:

@@ -5,10 +5,13 @@ import torch
 
 from fedfuse.models.outputs import Outputs
 from fedfuse.predictors.plain_head import PlainHead
+from fedfuse.predictors.predictor import Own
+
+OWN = Own(num_classes=2, labels=torch.tensor([1, 1, 1]), validation_labels=torch.tensor([1]))
 
 
 def answers_to(logits):
-    return PlainHead()(Outputs(torch.tensor(logits), torch.full((len(logits), 2), math.nan)))
+    return PlainHead().fit(OWN)(Outputs(torch.tensor(logits), torch.full((len(logits), 2), math.nan)), torch.empty(0))
 
 
 def test_answers_are_the_softmax_of_the_logits_whatever_the_features():
@@ -18,3 +21,8 @@ def test_answers_are_the_softmax_of_the_logits_whatever_the_features():
 
 def test_large_logits_stay_finite():
     assert answers_to([[1e4, -1e4]]).tolist() == [[1, 0]]
+
+
+def test_it_needs_nothing_and_tells_no_labels():
+    assert PlainHead().needs == frozenset()
+    assert not PlainHead().tells_labels
