@@ -32,6 +32,7 @@ from fedfuse.data.samples import LabelledData, Population
 from fedfuse.data.transfer_sets import Chosen, from_elsewhere
 from fedfuse.errors import ConfigurationError
 from fedfuse.models.architecture import Architecture, describe
+from fedfuse.predictors.predictor import FUSED_HEAD
 from fedfuse.randomness import numpy_generator
 from fedfuse.rounds import RoundSettings
 from fedfuse.server import Server
@@ -130,7 +131,7 @@ def _transfer_maker(configuration: Configuration, data: LabelledData) -> MakeTra
     if settings.data is None:
         return partial(choose, data)
     other = load_data(settings.data)
-    return lambda free: from_elsewhere(choose(other, other.population.positions), data.samples, free)
+    return lambda free: from_elsewhere(choose(other, other.population.positions), other, data.samples, free)
 
 
 def load_federation(configuration: Configuration) -> Federation:
@@ -189,7 +190,8 @@ def _prepare(configuration: Configuration, client_id: int, own: ClientData, num_
 def make_architectures(configuration: Configuration, shared: Shared) -> tuple[Architecture, ...]:
     """Describe the configured models, in the order in which they are dealt to clients.
 
-    A model is given ``input_shape`` and ``num_classes`` if it names them and the configuration does not.
+    They have a second head where a predictor needs one. A model is given ``input_shape`` and ``num_classes`` if it
+    names them and the configuration does not.
     """
     input_shape = tuple(shared.transfer.inputs.shape[1:])
     known = {"input_shape": input_shape, "num_classes": shared.num_classes}
@@ -202,7 +204,9 @@ def make_architectures(configuration: Configuration, shared: Shared) -> tuple[Ar
     different = [
         component for row, component in enumerate(configuration.model) if component not in configuration.model[:row]
     ]
-    architectures = [describe(one.name, builder(one), input_shape, shared.num_classes) for one in different]
+    predictors = make_predictors(configuration)
+    fused_head = any(FUSED_HEAD in one.needs for one in (predictors.share, predictors.personal, predictors.general))
+    architectures = [describe(one.name, builder(one), input_shape, shared.num_classes, fused_head) for one in different]
     return tuple(architectures[different.index(component)] for component in configuration.model)
 
 
@@ -225,9 +229,18 @@ def make_clients(federation: Federation, architectures: tuple[Architecture, ...]
     return tuple(make_client(client_id, architectures, data) for client_id, data in enumerate(federation.clients))
 
 
+def make_predictors(configuration: Configuration) -> Predictors:
+    """Build how clients answer."""
+    predictor = configuration.predictor
+    return Predictors(
+        share=build(predictor.share, "predictor"),
+        personal=build(predictor.personal, "predictor"),
+        general=build(predictor.general, "predictor"),
+    )
+
+
 def make_client_settings(configuration: Configuration, shared: Shared) -> ClientSettings:
     """Build what every client works with."""
-    predictor = configuration.predictor
     return ClientSettings(
         seed=configuration.seed,
         dtype=DTYPES[configuration.engine.precision],
@@ -237,13 +250,10 @@ def make_client_settings(configuration: Configuration, shared: Shared) -> Client
         learn=configuration.learn,
         absorb=configuration.absorb,
         objective=build(configuration.objective, "objective"),
-        predictors=Predictors(
-            share=build(predictor.share, "predictor"),
-            personal=build(predictor.personal, "predictor"),
-            general=build(predictor.general, "predictor"),
-        ),
+        predictors=make_predictors(configuration),
         protectors=tuple(build(component, "protector") for component in configuration.privacy),
         share_facts=frozenset(configuration.share_facts),
+        lesson=tuple(build(component, "transfer lesson") for component in configuration.transfer.lesson),
     )
 
 

@@ -1,12 +1,21 @@
 """Which parts of a run do not fit together; found before anything starts."""
 
+from collections.abc import Set as AbstractSet
+
 from fedfuse.carriers.carrier import CARRIERS, ONLY_RETURNED, ONLY_SENT, TAUGHT
 from fedfuse.client.client import ClientSettings
+from fedfuse.client.teach import OWN_KNOWLEDGE
 from fedfuse.configuration import Configuration
 from fedfuse.errors import ConfigurationError, unknown_name
 from fedfuse.models.architecture import Architecture
-from fedfuse.objectives.objective import HeadObjective
+from fedfuse.objectives.objective import Divisible, Objective, head_part_of, part_for
+from fedfuse.predictors.predictor import FUSED_HEAD
 from fedfuse.strategy import FusionStrategy
+
+# What comes back and says something of transfer samples.
+ON_TRANSFER_SAMPLES = frozenset({"soft_labels", "relations"})
+# What is learnt with the logits of a model, and so with its second head; all else is about features, or for the first.
+ABOUT_ANSWERS = frozenset({"soft_labels", "class_logits"})
 
 
 def check_compatible(
@@ -38,7 +47,7 @@ def check_compatible(
             )
     teaches = TAUGHT.keys() & set(strategy.returns)
     taught = {TAUGHT[carrier] for carrier in teaches}
-    missing = settings.objective.needs - taught - {"labels"}
+    missing = settings.objective.needs - taught - OWN_KNOWLEDGE - {"labels"}
     if teaches and missing:
         raise ConfigurationError(
             f"Objective {configuration.objective.name} needs {', '.join(sorted(missing))}; strategy {name} returns "
@@ -49,11 +58,25 @@ def check_compatible(
             f"Objective {configuration.objective.name} learns from {', '.join(sorted(settings.objective.needs))}; "
             f"what strategy {name} returns ({', '.join(sorted(teaches))}) would never be used."
         )
-    if "soft_labels" in strategy.returns and "labels" in settings.objective.needs:
+    on_transfer_set = part_for(settings.objective, OWN_KNOWLEDGE | (taught & ON_TRANSFER_SAMPLES))
+    if "soft_labels" in strategy.returns and on_transfer_set is None:
         raise ConfigurationError(
             f"Objective {configuration.objective.name} needs labels; the transfer set that strategy {name} teaches "
             "on has none."
         )
+    if teaches:
+        _check_is_learnt(configuration, strategy, settings, taught)
+    if settings.predictors.share.tells_labels:
+        raise ConfigurationError(
+            f"Predictor {configuration.predictor.share.name} tells how often a client has each class: use it for "
+            "predictor.personal, not for predictor.share."
+        )
+    # Clients that are taught nothing learn alone, whatever they would do with fused knowledge: others are compared
+    # with them as they are.
+    if strategy.returns:
+        _check_lesson(configuration, strategy, settings, on_transfer_set)
+        _check_rehearsal(configuration, strategy)
+        _check_fused_head(configuration, strategy, settings, taught)
     untold = set(strategy.needs) - settings.share_facts
     if untold:
         raise ConfigurationError(
@@ -76,9 +99,89 @@ def check_compatible(
             f"{', '.join(f'{one.name} ({one.embedding_size})' for one in architectures)}."
         )
     headless = sorted({one.name for one in architectures if not one.has_head})
-    learns_at_head = bool(teaches) and isinstance(settings.objective, HeadObjective)
+    learns_at_head = bool(teaches) and head_part_of(settings.objective) is not None
     if headless and (learns_at_head or "head" in {*strategy.sends, *strategy.returns}):
         raise ConfigurationError(
             f"Strategy {name} needs a head in every model: an nn.Linear with a bias, called head, from features to "
             f"logits; model has {', '.join(headless)}, without one."
+        )
+
+
+def _check_is_learnt(
+    configuration: Configuration, strategy: FusionStrategy, settings: ClientSettings, taught: AbstractSet[str]
+) -> None:
+    """Refuse an objective, or a term of one, that clients find nowhere all that it needs of."""
+    places: list[AbstractSet[str]] = [{"labels"} | (taught - ON_TRANSFER_SAMPLES)]
+    if "soft_labels" in strategy.returns:
+        places.append(OWN_KNOWLEDGE | (taught & ON_TRANSFER_SAMPLES))
+    if "private_soft_labels" in strategy.returns:
+        places.append({"labels", "soft_labels"})
+    objective = settings.objective
+    for term in objective.terms if isinstance(objective, Divisible) else [objective]:
+        if term.needs == {"labels"}:
+            raise ConfigurationError(
+                f"Objective {configuration.objective.name} has a term that learns from labels alone, as every client "
+                "does without it."
+            )
+        if head_part_of(term) is None and all(part_for(term, place) is None for place in places):
+            raise ConfigurationError(
+                f"Objective {configuration.objective.name} needs {', '.join(sorted(term.needs))} of the same samples; "
+                f"strategy {configuration.strategy.name} returns {', '.join(sorted(strategy.returns))}, which are of "
+                "others."
+            )
+
+
+def _check_lesson(
+    configuration: Configuration, strategy: FusionStrategy, settings: ClientSettings, objective: Objective | None
+) -> None:
+    """Refuse lessons for nothing, weights that no loss heeds, and those about domains or relations nobody knows of."""
+    for component, step in zip(configuration.transfer.lesson, settings.lesson, strict=True):
+        if "soft_labels" not in strategy.returns:
+            raise ConfigurationError(
+                f"Lesson {component.name} is about fused soft labels; strategy {configuration.strategy.name} returns "
+                f"{', '.join(sorted(strategy.returns))}."
+            )
+        if step.weighs and objective is not None and not objective.per_sample:
+            raise ConfigurationError(
+                f"Lesson {component.name} weighs samples; objective {configuration.objective.name} judges batches as a "
+                "whole."
+            )
+        if step.needs_domains and settings.transfer.domains is None:
+            raise ConfigurationError(f"Lesson {component.name} mixes by domain; the transfer set has none.")
+        if step.changes_inputs and objective is not None and "relations" in objective.needs:
+            raise ConfigurationError(
+                f"Lesson {component.name} makes new samples; objective {configuration.objective.name} needs relations, "
+                "which are known of transfer samples only."
+            )
+
+
+def _check_rehearsal(configuration: Configuration, strategy: FusionStrategy) -> None:
+    """Refuse to learn from labels and fused soft labels at once where none come back."""
+    for verb, training in (("learn", configuration.learn), ("absorb", configuration.absorb)):
+        if training.rehearse and "soft_labels" not in strategy.returns:
+            raise ConfigurationError(
+                f"{verb}.rehearse={training.rehearse} learns from labels and fused soft labels at once; strategy "
+                f"{configuration.strategy.name} returns {', '.join(sorted(strategy.returns))}."
+            )
+
+
+def _check_fused_head(
+    configuration: Configuration, strategy: FusionStrategy, settings: ClientSettings, taught: AbstractSet[str]
+) -> None:
+    """Refuse to answer with a second head that would stay as it was drawn."""
+    chosen, built = configuration.predictor, settings.predictors
+    roles = ((chosen.share, built.share), (chosen.personal, built.personal), (chosen.general, built.general))
+    asking = [component.name for component, predictor in roles if FUSED_HEAD in predictor.needs]
+    if not asking:
+        return
+    answers = taught & ABOUT_ANSWERS
+    if answers and part_for(settings.objective, OWN_KNOWLEDGE | {"labels"} | answers) is None:
+        raise ConfigurationError(
+            f"Predictor {asking[0]} needs a second head, which objective {configuration.objective.name} does not "
+            f"train: it learns from {', '.join(sorted(settings.objective.needs))}."
+        )
+    if not answers:
+        raise ConfigurationError(
+            f"Predictor {asking[0]} needs a second head, which strategy {configuration.strategy.name} trains with "
+            f"nothing: it returns {', '.join(sorted(strategy.returns))}."
         )

@@ -28,6 +28,7 @@ from fedfuse.roster import Roster
 from fedfuse.round_under_way import RoundUnderWay
 from fedfuse.sampling import participants
 from fedfuse.server import Server
+from fedfuse.transfer.policy import Past, no_past
 from fedfuse.waiting import INITIAL, Waiting
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Rounds:
         self.run = secrets.token_hex(8)
         self.roster = Roster(server)
         self.waiting = Waiting()
+        self.past = no_past(server.num_transfer)
         self.under_way = RoundUnderWay(1)
 
     def prepare(self, grid: Grid, timeout: float, initial: Fused | None) -> None:
@@ -161,7 +163,10 @@ class Rounds:
         self.observers.verb("fuse", 0, len(checked))
         with self.under_way.timed("fuse"):
             try:
-                fused = strategy.fuse(stack(knowledge, expected), self.server)
+                batch = stack(knowledge, expected)
+                if "soft_labels" in strategy.sends:
+                    self.past = self.past.answered(batch.soft_labels, batch.mask, self._asked)
+                fused = strategy.fuse(batch, self.server)
                 self._check_fused(strategy, fused, list(checked))
             except InvalidKnowledgeError as error:
                 raise FedfuseError(f"{type(strategy).__name__}.fuse returned bad knowledge: {error}.") from error
@@ -238,7 +243,7 @@ class Rounds:
     def _ask(self, strategy: "FusionStrategy", round: int) -> Tensor:
         """Let the transfer policy choose samples, and the strategy those of them that clients are asked for."""
         generator = numpy_generator(self.settings.seed, "transfer rows", round)
-        chosen = self.server.transfer_rows(self.server.num_transfer, generator)
+        chosen = self.server.transfer_rows(self.past, generator)
         asked = strategy.ask(chosen, round)
         if not (asked.ndim == 1 and 1 <= len(set(asked.tolist())) == len(asked) and torch.isin(asked, chosen).all()):
             raise FedfuseError(
@@ -340,12 +345,18 @@ class Rounds:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run stands, for a checkpoint."""
-        return {"run": self.run, "waiting": self.waiting.to_dict(), "under_way": self.under_way.to_dict()}
+        return {
+            "run": self.run,
+            "waiting": self.waiting.to_dict(),
+            "past": vars(self.past),
+            "under_way": self.under_way.to_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
         self.run = state["run"]
         self.waiting = Waiting(**state["waiting"])
+        self.past = Past(**state["past"])
         self.under_way = RoundUnderWay.from_dict(state["under_way"])
 
 

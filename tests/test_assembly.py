@@ -33,6 +33,7 @@ from fedfuse.messages import SHARE, Reply
 from fedfuse.rounds import RoundSettings
 from fedfuse.server_app import Service, serve
 from fedfuse.simulate import assemble
+from fedfuse.transfer.policy import no_past
 from strategies.knfu import KnFu
 
 BASE = ["num_clients=4", "num_rounds=1", "learn.epochs=1", "absorb.epochs=1", "transfer.size=40"]
@@ -278,7 +279,7 @@ def test_server_has_no_samples_but_the_transfer_set():
     assert server.transfer_inputs is federation().shared.transfer.inputs
     assert server.transfer_digest == federation().shared.transfer.digest
     assert dict(server.architectures) == {one.signature: one for one in architectures}
-    assert len(server.transfer_rows(40, server.generator("rows"))) == 10
+    assert len(server.transfer_rows(no_past(40), server.generator("rows"))) == 10
     assert not any(isinstance(value, Samples) for value in vars(server).values())
 
 

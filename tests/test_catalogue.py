@@ -15,10 +15,12 @@ GROUPS = (
     "transfer/policy",
     "strategy",
     "objective",
-    "predictor",
+    "predictor/answer",
     "privacy",
 )
 SHIPPED = [(group, name) for group in GROUPS for name in catalogue.names(group, catalogue.folders())]
+# Each names a predictor for everyone who asks: it has no target of its own.
+SETS = [("predictor", name) for name in catalogue.names("predictor", catalogue.folders())]
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_carriers_are_those_that_messages_can_have():
     assert described["soft_labels"].startswith("Class probabilities on the transfer set")
 
 
-@pytest.mark.parametrize(("group", "name"), SHIPPED)
+@pytest.mark.parametrize(("group", "name"), [*SHIPPED, *SETS])
 def test_every_shipped_part_is_described(group, name):
     description = catalogue.describe(group, name, catalogue.folders())
     assert description[0] == description[0].upper()

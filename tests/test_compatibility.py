@@ -2,6 +2,7 @@ import functools
 from dataclasses import replace
 
 import pytest
+import torch
 
 from fedfuse.assembly import load_federation, make_architectures, make_client_settings, make_strategy
 from fedfuse.compatibility import check_compatible
@@ -56,6 +57,14 @@ def test_an_objective_that_needs_what_does_not_come_back_is_refused():
     assert refusal("strategy=knfu", "objective=prototype") == (
         "Objective prototype needs prototypes; strategy knfu returns soft_labels only."
     )
+    assert refusal("strategy=fedmd", "objective=rkd") == (
+        "Objective rkd needs relations; strategy fedmd returns soft_labels only."
+    )
+
+
+@pytest.mark.parametrize("objective", ["rkd", "kd", "relational"])
+def test_relations_and_soft_labels_are_learnt_from_together_or_by_themselves(objective):
+    assemble(compose([*BASE, "strategy=relational", f"objective={objective}"]))
 
 
 def test_an_objective_that_would_never_use_what_comes_back_is_refused():
@@ -77,6 +86,20 @@ def test_an_objective_that_needs_labels_of_the_transfer_set_is_refused():
     with pytest.raises(ConfigurationError) as refused:
         check_compatible(configuration, KnFu(), settings, make_architectures(configuration, federation().shared))
     assert str(refused.value) == ("Objective kd needs labels; the transfer set that strategy knfu teaches on has none.")
+
+
+def test_an_objective_is_refused_that_finds_all_it_needs_nowhere():
+    overrides = ["model=mlp_small", "share_facts=[num_examples,private_labels]", "objective=class_relation"]
+    assert refusal("strategy=fedgkt", *overrides) == (
+        "Objective class_relation needs known_classes, own_soft_labels, soft_labels of the same samples; strategy "
+        "fedgkt returns private_soft_labels, which are of others."
+    )
+
+
+def test_a_term_of_labels_alone_is_refused_because_every_client_learns_from_them_anyway():
+    assert refusal("strategy=fedmd", "objective=sum", "objective.terms=[kd,cross_entropy]") == (
+        "Objective sum has a term that learns from labels alone, as every client does without it."
+    )
 
 
 def test_a_strategy_that_needs_more_facts_than_may_travel_is_refused():
@@ -110,7 +133,7 @@ def test_a_carrier_that_does_not_exist_is_refused_with_the_nearest_one(attribute
     assert refusal(strategy=strategy) == (
         "Unknown carrier of strategy knfu 'soft_label'. Did you mean 'soft_labels'? "
         "Valid: class_logits, densities, generated, head, private_features, private_soft_labels, prototypes, "
-        "soft_labels, weights."
+        "relations, soft_labels, weights."
     )
 
 
@@ -196,3 +219,154 @@ def test_a_strategy_that_learns_from_labels_is_refused_unless_the_server_is_told
     settings = make_client_settings(configuration, federation().shared)
     architectures = make_architectures(configuration, federation().shared)
     check_compatible(configuration, make_strategy(configuration.strategy), settings, architectures)
+
+
+# -- lessons, rehearsal and second heads -------------------------------------------------------------------------------
+
+
+def accepted(*overrides):
+    """Check that the parts of a configuration fit together, without its one data set being loaded again."""
+    configuration = compose([*BASE, *overrides])
+    settings = make_client_settings(configuration, federation().shared)
+    architectures = make_architectures(configuration, federation().shared)
+    check_compatible(configuration, make_strategy(configuration.strategy), settings, architectures)
+
+
+MLP = "model=mlp_small"
+RETURNS = [("fedproto", "prototypes"), ("fedavg", "weights"), ("fedhkd", "class_logits, prototypes")]
+
+
+@pytest.mark.parametrize("lesson", ["margin", "where_better", "gap_mixture", "partial_mixup"])
+@pytest.mark.parametrize(("strategy", "returns"), RETURNS)
+def test_a_lesson_is_refused_where_no_soft_labels_come_back(lesson, strategy, returns):
+    assert refusal(f"strategy={strategy}", MLP, f"transfer.lesson=[{lesson}]") == (
+        f"Lesson {lesson} is about fused soft labels; strategy {strategy} returns {returns}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        (["objective=dist"], "dist"),
+        (["objective=sp"], "sp"),
+        (["objective=sum", "objective.terms=[kd,dist]"], "sum"),
+        (["objective=standardised", "objective.loss=dist"], "standardised"),
+    ],
+)
+def test_weights_of_samples_are_refused_for_an_objective_that_judges_batches(objective, name):
+    assert refusal("strategy=fedmd", *objective, "transfer.lesson=[where_better,margin]") == (
+        f"Lesson margin weighs samples; objective {name} judges batches as a whole."
+    )
+    accepted("strategy=fedmd", *objective, "transfer.lesson=[where_better,partial_mixup]")
+    accepted("strategy=fedmd", "objective=sum", "objective.terms=[kd,mse]", "transfer.lesson=[margin]")
+
+
+@pytest.mark.parametrize(("objective", "name"), [("rkd", "rkd"), ("relational", "relational")])
+def test_new_samples_are_refused_for_an_objective_of_relations(objective, name):
+    assert refusal("strategy=relational", f"objective={objective}", "transfer.lesson=[partial_mixup]") == (
+        f"Lesson partial_mixup makes new samples; objective {name} needs relations, which are known of transfer "
+        "samples only."
+    )
+    accepted("strategy=relational", "objective=kd", "transfer.lesson=[partial_mixup]")
+    accepted("strategy=relational", f"objective={objective}", "transfer.lesson=[where_better]")
+
+
+def test_a_mixture_by_domain_is_refused_for_a_transfer_set_without_domains():
+    lesson = "transfer.lesson=[margin,{name: gap_mixture, by: domain}]"
+    assert refusal("strategy=fedmd", lesson) == ("Lesson gap_mixture mixes by domain; the transfer set has none.")
+    accepted("strategy=fedmd", "transfer.lesson=[gap_mixture]")
+    configuration, shared = compose([*BASE, "strategy=fedmd", lesson]), federation().shared
+    shared = replace(shared, transfer=replace(shared.transfer, domains=torch.arange(len(shared.transfer)) % 3))
+    settings = make_client_settings(configuration, shared)
+    check_compatible(
+        configuration, make_strategy(configuration.strategy), settings, make_architectures(configuration, shared)
+    )
+    # Clients who are taught nothing have no lessons.
+    accepted("strategy=local", lesson)
+
+
+@pytest.mark.parametrize("name", ["prior_corrected", "nearest_prototype"])
+def test_a_predictor_that_tells_labels_is_refused_for_sharing_alone(name):
+    for strategy in ("fedmd", "local"):
+        assert refusal(f"strategy={strategy}", f"predictor.share={name}") == (
+            f"Predictor {name} tells how often a client has each class: use it for predictor.personal, not for "
+            "predictor.share."
+        )
+    accepted("strategy=fedmd", f"predictor.personal={name}", f"predictor.general={name}")
+
+
+@pytest.mark.parametrize(("verb", "share"), [("learn", "0.5"), ("absorb", "0.25"), ("absorb", "closed_form")])
+@pytest.mark.parametrize(("strategy", "returns"), RETURNS)
+def test_rehearsal_is_refused_where_no_soft_labels_come_back(verb, share, strategy, returns):
+    assert refusal(f"strategy={strategy}", MLP, f"{verb}.rehearse={share}") == (
+        f"{verb}.rehearse={share} learns from labels and fused soft labels at once; strategy {strategy} returns "
+        f"{returns}."
+    )
+    accepted("strategy=fedmd", f"{verb}.rehearse={share}")
+
+
+@pytest.mark.parametrize(("strategy", "returns"), [*RETURNS[:2], ("fedgen", "generated"), ("feddf", "weights")])
+def test_a_second_head_is_refused_where_nothing_comes_back_that_trains_it(strategy, returns):
+    assert refusal(f"strategy={strategy}", MLP, "predictor=two_heads") == (
+        f"Predictor two_heads needs a second head, which strategy {strategy} trains with nothing: it returns {returns}."
+    )
+
+
+@pytest.mark.parametrize("role", ["share", "personal", "general"])
+@pytest.mark.parametrize("predictor", ["fused_head", "two_heads"])
+def test_whoever_asks_the_second_head_is_refused_by_name(role, predictor):
+    assert refusal("strategy=fedproto", f"predictor.{role}={predictor}") == (
+        f"Predictor {predictor} needs a second head, which strategy fedproto trains with nothing: it returns "
+        "prototypes."
+    )
+
+
+def test_the_head_that_is_corrected_decides_whether_there_must_be_a_second_one():
+    assert refusal("strategy=fedproto", "predictor.personal={name: prior_corrected, head: fused}") == (
+        "Predictor prior_corrected needs a second head, which strategy fedproto trains with nothing: it returns "
+        "prototypes."
+    )
+    accepted("strategy=fedproto", "predictor.personal=prior_corrected")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "objective", "needs"),
+    [
+        (["strategy=relational", "objective=rkd"], "rkd", "relations"),
+        (["strategy=fedhkd"], "hyper_knowledge", "class_logits, labels, prototypes"),
+    ],
+)
+def test_a_second_head_is_refused_where_the_objective_would_not_train_it(overrides, objective, needs):
+    assert refusal(*overrides, "predictor=two_heads") == (
+        f"Predictor two_heads needs a second head, which objective {objective} does not train: it learns from {needs}."
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["strategy=fedmd"],
+        ["strategy=relational", "objective=relational"],
+        ["strategy=fd"],
+        ["strategy=fedgkt", "share_facts=[private_labels]"],
+        ["strategy=fedhkd", "objective=sum", "objective.terms=[prototype,class_logits]"],
+    ],
+)
+def test_a_second_head_learns_from_soft_labels_and_from_class_logits(overrides):
+    accepted(*overrides, "predictor=two_heads")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["learn.rehearse=0.5", "absorb.rehearse=closed_form"],
+        ["transfer.lesson=[margin,partial_mixup]"],
+        ["predictor=two_heads"],
+        ["objective=dist", "transfer.lesson=[margin]"],
+        ["objective=rkd", "transfer.lesson=[partial_mixup]", "predictor.general=fused_head"],
+        ["objective=prototype"],
+        ["transfer/policy=pcoreset"],
+    ],
+)
+def test_clients_that_are_taught_nothing_may_have_any_way_to_learn(overrides):
+    accepted("strategy=local", *overrides)

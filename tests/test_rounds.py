@@ -752,6 +752,90 @@ def test_a_strategy_that_asks_for_no_rows_or_for_others_is_stopped(chosen):
         rounds.share_messages(asking(chosen), 1)
 
 
+class Remembering:
+    """A transfer policy that notes the past it is shown, and leaves the choice to another one."""
+
+    def __init__(self, policy):
+        self.policy, self.pasts = policy, []
+
+    def __call__(self, past, generator):
+        self.pasts.append(past)
+        return self.policy(past, generator)
+
+
+def remembering(simulation):
+    policy = Remembering(simulation.server.transfer_rows)
+    return policy, replace(simulation.server, transfer_rows=policy)
+
+
+def test_a_policy_is_shown_what_clients_answered_and_what_was_asked_for_last(tmp_path):
+    simulation = simulation_of("transfer/policy=class_balanced", "transfer.policy.fraction=0.3", "fraction=0.5")
+    policy, server = remembering(simulation)
+    _, seen = run(simulation, tmp_path / "run", server=server)
+    first, second, third = policy.pasts
+    assert first.answers is None
+    assert not first.known.any()
+    assert not first.asked.any()
+    assert first.num_samples == 40
+    # The mean over the two clients of the round, uniform in the rows of which nobody said anything.
+    rows = [knowledge.mask[0] for knowledge in seen]
+    assert [own.sum().item() for own in rows] == [12, 12, 12]
+    mean = seen[0].soft_labels.mean(0)
+    torch.testing.assert_close(second.answers[rows[0]], mean[rows[0]], rtol=0, atol=1e-6)
+    assert (second.answers[~rows[0]] == 0.1).all()
+    assert torch.equal(second.known, rows[0])
+    assert torch.equal(second.asked, rows[0])
+    # Later answers take the place of earlier ones.
+    mean = seen[1].soft_labels.mean(0)
+    torch.testing.assert_close(third.answers[rows[1]], mean[rows[1]], rtol=0, atol=1e-6)
+    assert torch.equal(third.answers[rows[0] & ~rows[1]], second.answers[rows[0] & ~rows[1]])
+    assert torch.equal(third.known, rows[0] | rows[1])
+    assert torch.equal(third.asked, rows[1])
+    assert not torch.equal(rows[0], rows[1])
+
+
+def test_what_a_strategy_did_not_ask_for_stays_unknown(tmp_path):
+    simulation = simulation_of("strategy=fedmd", "num_rounds=2")
+    strategy = make_strategy(simulation.configuration.strategy)
+    strategy.ask = lambda rows, round: rows[5:8]
+    policy, server = remembering(simulation)
+    run(simulation, tmp_path / "run", strategy=strategy, server=server)
+    assert policy.pasts[1].known.nonzero().flatten().tolist() == [5, 6, 7]
+    assert policy.pasts[1].asked.nonzero().flatten().tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize("policy", ["class_balanced", "pcoreset"])
+@pytest.mark.parametrize("strategy", ["fedproto", "fedavg", "local"])
+def test_without_soft_labels_a_policy_has_no_past_and_chooses_all_the_same(strategy, policy, tmp_path):
+    budget = ["transfer.policy.budget=7"] if policy == "pcoreset" else ["transfer.policy.fraction=0.15"]
+    simulation = simulation_of(f"strategy={strategy}", f"transfer/policy={policy}", *budget)
+    chosen = []
+    choose, server = remembering(simulation)
+    whole = choose.policy
+    choose.policy = lambda past, generator: chosen.append(whole(past, generator)) or chosen[-1]
+    lines, _ = run(simulation, tmp_path / "run", server=server)
+    assert len(lines) == 3
+    for past in choose.pasts:
+        assert past.answers is None
+        assert not past.known.any()
+        assert not past.asked.any()
+    assert [len(rows) for rows in chosen] == [len(chosen[0])] * 3 == [7 if policy == "pcoreset" else 6] * 3
+    assert len({tuple(rows.tolist()) for rows in chosen}) == 3
+
+
+def test_the_past_is_the_same_after_a_resume_between_the_phases_of_a_round(tmp_path):
+    simulation = simulation_of("transfer/policy=pcoreset", "transfer.policy.budget=9")
+    whole, server = remembering(simulation)
+    run(simulation, tmp_path / "whole", server=server)
+    stop_in_absorb(simulation, tmp_path / "run", 2)
+    resumed, server = remembering(simulation)
+    run(simulation, tmp_path / "run", server=server)
+    # Round 2 was asked for before the stop.
+    (again,) = resumed.pasts
+    assert all(torch.equal(value, vars(whole.pasts[2])[name]) for name, value in vars(again).items())
+    assert again.known.sum() > 9
+
+
 def test_only_facts_that_the_strategy_needs_and_the_configuration_allows_are_asked_for(tmp_path):
     for overrides, facts in (
         (["strategy=fedavg"], ("num_examples",)),

@@ -405,8 +405,8 @@ def test_every_part_of_a_configuration_is_either_free_to_change_or_not():
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_run_is_continued_only_with_what_does_not_change_its_results(name, tmp_path):
     recorded(tmp_path)
-    (tmp_path / "parts" / "predictor").mkdir(parents=True)
-    (tmp_path / "parts" / "predictor" / "mine.yaml").write_text("_target_: own.Mine\n")
+    (tmp_path / "parts" / "predictor" / "answer").mkdir(parents=True)
+    (tmp_path / "parts" / "predictor" / "answer" / "mine.yaml").write_text("_target_: own.Mine\n")
     before, changed = (compose([*BASE.split(), *others], tmp_path / "parts") for others in ([], CHANGES[name]))
     assert [field.name for field in fields(before) if getattr(before, field.name) != getattr(changed, field.name)] == [
         name

@@ -230,6 +230,64 @@ def test_a_run_with_memory_that_is_stopped_after_every_phase_ends_as_if_it_had_n
     assert outcome(directory) == uninterrupted(*overrides)
 
 
+# All that clients and the server can remember of the rounds before.
+REMEMBERING = {
+    "learning": [
+        "strategy=fedmd",
+        "objective=taid",
+        "objective.num_steps=12",
+        "transfer.lesson=[gap_mixture,margin]",
+        "learn.rehearse=0.4",
+        "absorb.rehearse=closed_form",
+        "predictor=two_heads",
+        "transfer/policy=class_balanced",
+    ],
+    "away": [
+        "strategy=fedmd",
+        "fraction=0.5",
+        "learn.rehearse=0.4",
+        "absorb.rehearse=0.3",
+        "transfer/policy=pcoreset",
+        "transfer.policy.budget=9",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", REMEMBERING)
+def test_a_run_whose_clients_rehearse_and_whose_server_remembers_goes_on_as_if_it_had_not_stopped(
+    kind, tmp_path, monkeypatch
+):
+    overrides = (*REMEMBERING[kind], "num_rounds=4", "local_baseline=false")
+    directory = simulate(configuration_of(*overrides, "num_rounds=2"), tmp_path / "between")
+    resume(directory, num_rounds=4)
+    assert outcome(directory) == uninterrupted(*overrides)
+
+    # And after every phase of a round.
+    stops, directory = 0, tmp_path / "within"
+    start = functools.partial(simulate, configuration_of(*overrides))
+    while not (directory / SUMMARY_FILE).exists():
+        with monkeypatch.context() as patch:
+            stop_at(patch, REPLACE, number=2, after=True, only=server_file)
+            try:
+                start(directory)
+            except KeyboardInterrupt:
+                stops += 1
+        start = resume
+    assert stops == 8  # four rounds of two phases
+    assert outcome(directory) == uninterrupted(*overrides)
+
+
+def test_what_a_run_remembers_is_learnt_from():
+    overrides = (*REMEMBERING["learning"], "num_rounds=4", "local_baseline=false")
+    states = uninterrupted(*overrides)["run"]["states"]
+    memory = {name for name in states if "objective_state" in name}
+    for name in ("transfer.0.t", "transfer.0.steps", "lesson.0.mixture", "rehearse.share"):
+        assert sum(name in key for key in memory) >= 3
+    for left_out in ("learn.rehearse=0.4", "absorb.rehearse=closed_form", "transfer/policy=class_balanced"):
+        without = [word for word in overrides if word != left_out]
+        assert uninterrupted(*without)["run"]["states"] != states
+
+
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
     overrides = ["num_rounds=60", "strategy=knfu", "local_baseline=false"]
     directory = tmp_path / "run"
@@ -531,6 +589,18 @@ def test_the_baseline_needs_no_protector_and_is_the_same_with_one(protector, tmp
     bare = outcome(simulate(configuration_of(*overrides), tmp_path / "bare"))
     assert protected[results.LOCAL_ONLY] == bare[results.LOCAL_ONLY]
     assert protected["run"]["relevance"] != bare["run"]["relevance"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "predictor"), [("fedmd", "two_heads"), ("fedfuse", "two_heads"), ("fedfuse", "fedfuse")]
+)
+def test_the_baseline_is_a_run_of_its_own_with_whatever_clients_would_learn_with(strategy, predictor):
+    learning = ("learn.rehearse=0.5", "absorb.rehearse=0.5", "transfer.lesson=[margin]", "objective=taid")
+    overrides = (*learning, f"predictor={predictor}", "num_rounds=2")
+    federated, alone = uninterrupted(f"strategy={strategy}", *overrides), uninterrupted("strategy=local", *overrides)
+    for kind in ("metrics", "clients"):
+        assert federated[results.LOCAL_ONLY][kind] == alone["run"][kind]
+        assert federated["run"][kind] != alone["run"][kind]
 
 
 def test_there_is_no_baseline_where_none_is_wanted_or_the_run_is_one(tmp_path, monkeypatch):

@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from fedfuse.carriers.expectation import Expectation
+from fedfuse.client.answer import answers
 from fedfuse.client.client import Client, ClientSettings
-from fedfuse.client.fit import Fit, FitJob, Stream, Term, batch_plan
+from fedfuse.client.fit import Fit, FitJob, Term, batch_plan
 from fedfuse.client.learn import train_states
 from fedfuse.client.predict import predict
+from fedfuse.client.rehearse import remember_shares, share_of_labels
 from fedfuse.client.state import ClientState
+from fedfuse.client.teach import Taught, label_stream, label_term, teach, transfer_stream, transfer_term
+from fedfuse.configuration import CLOSED_FORM
 from fedfuse.knowledge import InvalidKnowledgeError, Tensors
 from fedfuse.messages import Request
 from fedfuse.randomness import epoch_order, numpy_generator
@@ -40,9 +44,10 @@ def express(
         whole = len(request.rows) == len(settings.transfer)
         inputs.append(settings.transfer.inputs if whole else settings.transfer.inputs[request.rows])
     outputs = predict(clients[0].architecture, [state.parameters for state in states], inputs)
+    shared = answers(settings.predictors.share, clients, states, settings)
     return [
-        pack(settings.predictors.share(own), request.rows, len(settings.transfer))
-        for own, request in zip(outputs, requests, strict=True)
+        pack(answer(own, asked), request.rows, len(settings.transfer))
+        for answer, own, asked, request in zip(shared, outputs, inputs, requests, strict=True)
         if request.rows is not None
     ]
 
@@ -105,35 +110,45 @@ def absorb(
     fit: Fit,
 ) -> list[ClientState]:
     """Distil the fused soft labels into the models of a cohort, on the rows of the transfer set that carry them."""
-    jobs, received = [], []
-    for client, state, request in zip(clients, states, requests, strict=True):
-        soft_labels, rows = _unpack((request.fused or {})["soft_labels"], settings)
-        received.append(soft_labels)
-        generator = numpy_generator(settings.seed, "absorb", request.fused_round, client.client_id)
-        order = rows[epoch_order(generator, len(rows), settings.absorb.epochs)]
-        jobs.append(
-            FitJob(
-                architecture=client.architecture,
-                parameters=state.parameters,
-                streams={
-                    "transfer": Stream(
-                        tensors={"inputs": settings.transfer.inputs, "soft_labels": soft_labels},
-                        plan=batch_plan(order, settings.absorb.batch_size),
-                    )
-                },
-                terms=(Term("transfer", settings.objective),),
-                optimizer=settings.absorb.optimizer,
-                objective_state=state.objective_state.get("absorb", {}),
-                proximal=settings.absorb.proximal,
-            )
-        )
-    taught = train_states("absorb", states, jobs, fit)
-    if not settings.keeps_fused_soft_labels:
-        return taught
-    return [
-        replace(state, received={**state.received, "soft_labels": {"soft_labels": soft_labels}})
-        for state, soft_labels in zip(taught, received, strict=True)
+    received = [_unpack((request.fused or {})["soft_labels"], settings) for request in requests]
+    lessons = teach(clients, states, received, "absorb", requests[0].fused_round, settings)
+    jobs = [
+        _job(client, state, taught, request.fused_round, settings)
+        for client, state, taught, request in zip(clients, states, lessons, requests, strict=True)
     ]
+    learnt = train_states("absorb", states, jobs, fit)
+    if settings.absorb.rehearse == CLOSED_FORM:
+        learnt = remember_shares(clients, states, learnt, settings)
+    if not settings.keeps_fused_soft_labels:
+        return learnt
+    return [
+        replace(state, received={**state.received, "soft_labels": {"soft_labels": soft_labels, "rows": rows}})
+        for state, (soft_labels, rows) in zip(learnt, received, strict=True)
+    ]
+
+
+def _job(client: Client, state: ClientState, taught: Taught, round: int, settings: ClientSettings) -> FitJob:
+    generator = numpy_generator(settings.seed, "absorb", round, client.client_id)
+    rows = taught.lesson.rows
+    order = rows[epoch_order(generator, len(rows), settings.absorb.epochs)]
+    plan = batch_plan(order, settings.absorb.batch_size)
+    own_share = share_of_labels(state, settings) if settings.absorb.rehearse else None
+    fused_share = None if own_share is None else 1 - own_share
+    streams = {"transfer": transfer_stream(client, state, taught, plan, fused_share, settings)}
+    terms: tuple[Term, ...] = (transfer_term(settings, state),)
+    if own_share is not None:
+        batch_size = settings.learn.batch_size
+        streams["private"] = label_stream(client, len(plan), batch_size, generator, own_share, settings)
+        terms += (label_term(),)
+    return FitJob(
+        architecture=client.architecture,
+        parameters=state.parameters,
+        streams=streams,
+        terms=terms,
+        optimizer=settings.absorb.optimizer,
+        objective_state={**state.objective_state, **taught.memory},
+        proximal=settings.absorb.proximal,
+    )
 
 
 def _unpack(tensors: Tensors, settings: ClientSettings) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from fedfuse.objectives.objective import Objective
 from fedfuse.predictors.predictor import Predictor
 from fedfuse.privacy.protector import Protector
 from fedfuse.randomness import torch_seed
+from fedfuse.transfer.lesson import LessonStep
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ClientSettings:
         How long and with which optimiser each verb trains.
     objective : Objective
         What a client learns from fused knowledge with.
+    lesson : tuple[LessonStep, ...]
+        What it makes of fused soft labels first, in this order.
     predictors : Predictors
         How clients answer.
     protectors : tuple[Protector, ...]
@@ -73,6 +76,7 @@ class ClientSettings:
     predictors: Predictors
     protectors: tuple[Protector, ...]
     share_facts: frozenset[str]
+    lesson: tuple[LessonStep, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -81,8 +85,8 @@ class ClientSettings:
 
     @property
     def keeps_fused_soft_labels(self) -> bool:
-        """Whether a protector compares with the fused soft labels of the round before."""
-        return any(protector.needs_reference for protector in self.protectors)
+        """Whether a protector compares with the fused soft labels of the round before, or they are learnt again."""
+        return bool(self.learn.rehearse) or any(protector.needs_reference for protector in self.protectors)
 
 
 def first_state(client: Client, settings: ClientSettings) -> ClientState:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fedfuse.client.answer import answers
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client.predict import predict
 from fedfuse.client.state import ClientState
@@ -22,8 +23,8 @@ def evaluate(
     -------
     list[dict[str, float]]
         ``personal_accuracy`` and ``personal_loss`` (own test data, personal predictor), ``validation_accuracy`` (own
-        validation data, personal predictor) and ``general_accuracy`` (global test set, general predictor; absent
-        without such a set). Empty where test metrics may not travel.
+        validation data, personal predictor: of one that chooses on it, too good) and ``general_accuracy`` (global test
+        set, general predictor; absent without such a set). Empty where test metrics may not travel.
     """
     if "test_metrics" not in settings.share_facts:
         return [{} for _ in clients]
@@ -36,21 +37,27 @@ def evaluate(
     tests = [client.data.test for client in clients]
     validations = [client.data.validation for client in clients]
     metrics = []
-    for test, on_test, validation, on_validation in zip(
-        tests, outputs_on(tests), validations, outputs_on(validations), strict=True
+    for answer, test, on_test, validation, on_validation in zip(
+        answers(settings.predictors.personal, clients, states, settings),
+        tests,
+        outputs_on(tests),
+        validations,
+        outputs_on(validations),
+        strict=True,
     ):
-        personal = settings.predictors.personal(on_test)
+        personal = answer(on_test, test.inputs)
         metrics.append(
             {
                 "personal_accuracy": accuracy(personal, test.labels),
                 "personal_loss": negative_log_likelihood(personal, test.labels),
-                "validation_accuracy": accuracy(settings.predictors.personal(on_validation), validation.labels),
+                "validation_accuracy": accuracy(answer(on_validation, validation.inputs), validation.labels),
             }
         )
     if settings.global_test is not None:
         everybody = settings.global_test
-        for own, outputs in zip(metrics, outputs_on([everybody] * len(clients)), strict=True):
-            own["general_accuracy"] = accuracy(settings.predictors.general(outputs), everybody.labels)
+        general = answers(settings.predictors.general, clients, states, settings)
+        for own, answer, outputs in zip(metrics, general, outputs_on([everybody] * len(clients)), strict=True):
+            own["general_accuracy"] = accuracy(answer(outputs, everybody.inputs), everybody.labels)
     return metrics
 
 

@@ -33,8 +33,8 @@ class ClientState:
     ----------
     parameters : Tensors
         The model's parameters and buffers.
-    objective_state : Mapping[str, Tensors]
-        What the objectives remember, by verb (``learn``, ``absorb``).
+    objective_state : Tensors
+        What the objectives remember, see `fedfuse.client.fit.FitJob`.
     received : Mapping[str, Tensors]
         Fused knowledge that later rounds need, by carrier.
     absorbed_round : int
@@ -42,7 +42,7 @@ class ClientState:
     """
 
     parameters: Tensors
-    objective_state: Mapping[str, Tensors] = field(default_factory=dict)
+    objective_state: Tensors = field(default_factory=dict)
     received: Mapping[str, Tensors] = field(default_factory=dict)
     absorbed_round: int = -1
 
@@ -50,7 +50,7 @@ class ClientState:
         """Return plain dictionaries and tensors, which `torch.save` writes and reads without pickled code."""
         return {
             "parameters": dict(self.parameters),
-            "objective_state": {verb: dict(state) for verb, state in self.objective_state.items()},
+            "objective_state": dict(self.objective_state),
             "received": {carrier: dict(tensors) for carrier, tensors in self.received.items()},
             "absorbed_round": self.absorbed_round,
         }

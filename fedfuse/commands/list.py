@@ -20,10 +20,17 @@ TABLES = {
     "models": {"model": "model=[NAME,...]"},
     "carriers": {CARRIER: "a strategy names them in `sends` and `returns`"},
     "protectors": {"privacy": "privacy=[NAME,...]"},
-    "predictors": {"predictor": "predictor.share=NAME, also predictor.personal and predictor.general"},
+    "predictors": {
+        "predictor": "predictor=NAME",
+        "predictor/answer": "predictor.share=NAME, also predictor.personal and predictor.general",
+    },
     "engines": {"engine": "engine=NAME"},
     "tracking": {"tracking": "tracking=[NAME,...]"},
-    "transfer": {"transfer": "transfer=NAME", "transfer/policy": "transfer/policy=NAME"},
+    "transfer": {
+        "transfer": "transfer=NAME",
+        "transfer/policy": "transfer/policy=NAME",
+        "transfer/lesson": "transfer.lesson=[NAME,...]",
+    },
 }
 
 

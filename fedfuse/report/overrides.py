@@ -59,7 +59,10 @@ def _choices(base: Configuration, wanted: Configuration) -> list[str]:
 
 
 def _brought_along(base: Configuration, wanted: Configuration) -> list[str]:
-    """Choose the parts that other parts have defaults for."""
+    """Choose the parts that other parts have defaults for.
+
+    Predictors are not among them: `_changes` names each in its role, whatever set a strategy brings along.
+    """
     choices = [] if base.partition.name == wanted.partition.name else _choice("partition", wanted.partition)
     return choices if base.objective.name == wanted.objective.name else [*choices, f"objective={wanted.objective.name}"]
 
@@ -80,7 +83,7 @@ def _changes(key: str, base: Any, wanted: Any) -> Iterator[str]:  # noqa: ANN401
     if base == wanted:
         return
     if key.startswith("predictor.") and isinstance(wanted, Component):
-        yield f"{key}={_part('predictor', wanted)}"
+        yield f"{key}={_part('predictor/answer', wanted)}"
     elif key == "transfer.data" and isinstance(wanted, Component):
         yield f"{key}={_part('data', wanted)}"
     elif isinstance(wanted, Component):
@@ -88,18 +91,27 @@ def _changes(key: str, base: Any, wanted: Any) -> Iterator[str]:  # noqa: ANN401
             yield f"{key}.{TARGET}={_value(wanted.target)}"
         for name, value in wanted.arguments.items():
             if name not in base.arguments:
-                yield f"++{key}.{name}={_value(value)}"
+                yield f"++{key}.{name}={_argument(value)}"
             elif base.arguments[name] != value:
-                yield f"{key}.{name}={_value(value)}"
+                yield f"{key}.{name}={_argument(value)}"
     elif is_dataclass(wanted):
         for field in fields(wanted):
             inner = f"{key}.{field.name}" if key else field.name
             yield from _changes(inner, getattr(base, field.name), getattr(wanted, field.name))
     elif isinstance(wanted, tuple):
-        items = [_part(key, item) if isinstance(item, Component) else _value(item) for item in wanted]
+        items = [_part(key.replace(".", "/"), item) if isinstance(item, Component) else _value(item) for item in wanted]
         yield f"{key}=[{','.join(items)}]"
     else:
         yield f"{key}={_value(wanted)}"
+
+
+def _argument(value: object) -> str:
+    """Name the objectives that an objective is made of; other arguments are values."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_argument, value))}]"
+    if isinstance(value, Mapping) and value.keys() == {"name", "target", "arguments"}:
+        return _part("objective", Component(**value))
+    return _value(value)
 
 
 def _part(group: str, part: Component) -> str:
@@ -107,7 +119,9 @@ def _part(group: str, part: Component) -> str:
     usual = catalogue.read(group, part.name, catalogue.folders())
     values = {TARGET: part.target, **part.arguments}
     changes = {name: value for name, value in values.items() if name not in usual or usual[name] != value}
-    return _value({"name": part.name, **changes}) if changes else _value(part.name)
+    if not changes:
+        return _value(part.name)
+    return f"{{name: {_value(part.name)},{','.join(f'{name}: {_argument(value)}' for name, value in changes.items())}}}"
 
 
 def _value(value: object) -> str:

@@ -3,102 +3,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
 
 from fedfuse.carriers import densities
-from fedfuse.carriers.densities import LOWEST_LOG_DENSITY, kernel_density, shared_space
 from fedfuse.client.client import first_state
+from fedfuse.client.density import LOWEST_LOG_DENSITY, densities_of
 from fedfuse.data.federation import TransferSet
 from fedfuse.data.samples import Samples
 from fedfuse.knowledge import InvalidKnowledgeError
 from fedfuse.messages import Request
-
-ONE_BANDWIDTH = torch.tensor([0.5], dtype=torch.float64)
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.fixture
 def cohort(make_clients, make_settings):
     clients, settings = make_clients(("small",)), make_settings()
     return clients, [first_state(client, settings) for client in clients], settings
-
-
-# -- the estimate ------------------------------------------------------------------------------------------------------
-
-
-def test_density_is_the_mean_of_gaussians_around_the_samples():
-    reference, points = random(5, 3), random(4, 3, seed=1)
-    estimated, _ = kernel_density(reference, points, ONE_BANDWIDTH)
-    for point, log_density in zip(points, estimated, strict=True):
-        kernels = [MultivariateNormal(own, 0.25 * torch.eye(3).double()).log_prob(point).exp() for own in reference]
-        assert log_density.item() == pytest.approx(math.log(sum(kernels) / 5), abs=1e-12)
-
-
-def test_density_of_one_sample_in_numbers_and_with_the_widest_bandwidth():
-    bandwidths = torch.tensor([0.1, 2.0, 0.5], dtype=torch.float64)
-    estimated, own = kernel_density(torch.zeros(1, 1).double(), torch.tensor([[0.0], [4.0]]).double(), bandwidths)
-    # A Gaussian of standard deviation 2: at its middle, and two deviations off.
-    middle = -math.log(2 * math.sqrt(2 * math.pi))
-    assert estimated.tolist() == pytest.approx([middle, middle - 2])
-    assert len(own) == 0
-
-
-def test_own_samples_are_judged_by_the_others_alone():
-    reference = random(6, 2)
-    _, own = kernel_density(reference, reference[:1], ONE_BANDWIDTH)
-    for row in range(6):
-        others = torch.cat([reference[:row], reference[row + 1 :]])
-        assert own[row].item() == pytest.approx(kernel_density(others, reference[row : row + 1], ONE_BANDWIDTH)[0][0])
-
-
-def test_bandwidth_is_that_by_which_the_own_samples_are_likeliest():
-    reference, bandwidths = random(30, 2), torch.tensor([0.01, 0.1, 0.4, 1.0, 10.0], dtype=torch.float64)
-    estimated, own = kernel_density(reference, random(3, 2, seed=1), bandwidths)
-    by_bandwidth = [kernel_density(reference, random(3, 2, seed=1), one.unsqueeze(0)) for one in bandwidths]
-    best = max(range(5), key=lambda tried: by_bandwidth[tried][1].mean())
-    assert best in (1, 2, 3)
-    assert torch.equal(estimated, by_bandwidth[best][0])
-    assert torch.equal(own, by_bandwidth[best][1])
-
-
-def test_what_is_far_from_everything_or_from_nobodys_samples_is_as_good_as_impossible():
-    far = torch.full((1, 1), 1e5, dtype=torch.float64)
-    assert kernel_density(torch.zeros(3, 1).double(), far, ONE_BANDWIDTH)[0].tolist() == [LOWEST_LOG_DENSITY]
-    nothing, own = kernel_density(torch.empty(0, 1).double(), far, ONE_BANDWIDTH)
-    assert nothing.tolist() == [LOWEST_LOG_DENSITY]
-    assert len(own) == 0
-
-
-def test_identical_samples_have_a_finite_density():
-    estimated, own = kernel_density(torch.zeros(5, 4).double(), torch.zeros(2, 4).double(), ONE_BANDWIDTH)
-    peak = -4 * math.log(0.5 * math.sqrt(2 * math.pi))
-    assert estimated.tolist() == pytest.approx([peak] * 2)
-    assert own.tolist() == pytest.approx([peak] * 5)
-
-
-# -- the space ---------------------------------------------------------------------------------------------------------
-
-
-def test_few_dimensions_are_kept_as_they_are():
-    transfer = random(7, 64)
-    mean, axes = shared_space(transfer)
-    assert torch.equal(mean, transfer.mean(0))
-    assert torch.equal(axes, torch.eye(64, dtype=torch.float64))
-
-
-def test_many_dimensions_become_the_principal_components_of_the_transfer_set():
-    # All that varies lies in three directions of a hundred.
-    directions = torch.linalg.qr(random(100, 3, seed=1)).Q.T
-    transfer = 5 + random(50, 3) * torch.tensor([9.0, 4.0, 2.0]).double() @ directions
-    mean, axes = shared_space(transfer)
-    assert axes.shape == (100, 30)
-    torch.testing.assert_close(axes.T @ axes, torch.eye(30, dtype=torch.float64), rtol=0, atol=1e-10)
-    # Nothing of the samples is lost.
-    torch.testing.assert_close((transfer - mean) @ axes @ axes.T + mean, transfer, rtol=0, atol=1e-10)
-    assert shared_space(transfer[:5])[1].shape == (100, 5)
 
 
 # -- express -----------------------------------------------------------------------------------------------------------
@@ -117,15 +35,36 @@ def test_a_sample_is_denser_to_who_trains_on_its_like(cohort):
     assert by_circles["familiarity"][len(circles) :].max() < 0.2
 
 
+def test_densities_are_those_of_the_clients_training_samples(cohort):
+    clients, states, settings = cohort
+    expressed = densities.express(clients, states, [Request(1, rows=torch.arange(10))] * 5, settings)
+    for own, density in zip(expressed, densities_of(clients, settings), strict=True):
+        assert torch.equal(own["densities"], density(settings.transfer.inputs))
+
+
 def test_familiarity_is_the_share_of_own_samples_that_are_less_likely(cohort):
+    """Densities by hand, of each sample and of each own one by the others, over the bandwidth that suits them best."""
     clients, states, settings = cohort
     client = clients[4]
     (own,) = densities.express([client], states[:1], [Request(1, rows=torch.arange(10))], settings)
-    flat = [inputs.flatten(1) for inputs in (settings.transfer.inputs, client.data.train.inputs)]
-    spread = flat[0].var(0, correction=0).mean().sqrt()
-    expected, by_others = kernel_density(flat[1], flat[0], spread * densities.RELATIVE_BANDWIDTHS)
+    points, known = (inputs.flatten(1) for inputs in (settings.transfer.inputs, client.data.train.inputs))
+    spread = points.var(0, correction=0).mean().sqrt().item()
+
+    def log_densities(reference, points, bandwidth):
+        kernels = -(points.unsqueeze(1) - reference).square().sum(2) / (2 * bandwidth**2)
+        kernels = kernels - 16 * math.log(math.sqrt(2 * math.pi) * bandwidth)
+        return torch.logsumexp(kernels, 1) - math.log(len(reference))
+
+    def by_the_others(bandwidth):
+        rows = range(len(known))
+        others = [torch.cat([known[:row], known[row + 1 :]]) for row in rows]
+        return torch.cat([log_densities(others[row], known[row : row + 1], bandwidth) for row in rows])
+
+    bandwidths = [spread * 0.05 * 40 ** (step / 15) for step in range(16)]
+    best = max(bandwidths, key=lambda tried: by_the_others(tried).mean())
+    expected = log_densities(known, points, best)
     torch.testing.assert_close(own["densities"], expected, rtol=0, atol=1e-8)
-    shares = [(by_others < density).double().mean().item() for density in expected]
+    shares = [(by_the_others(best) < density).double().mean().item() for density in expected]
     assert own["familiarity"].tolist() == pytest.approx(shares)
     assert len(set(shares)) > 1
 
@@ -152,63 +91,6 @@ def test_neither_validation_and_test_samples_nor_the_model_nor_the_round_enter(c
     (before,) = densities.express([client], [state], [Request(1, rows=rows)], settings)
     (after,) = densities.express([replace(client, data=data)], [other], [Request(2, rows=rows)], settings)
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_pixels_in_bytes_are_as_dense_as_the_numbers_they_stand_for(cohort):
-    (client, *_), states, settings = cohort
-    pixels = torch.randint(256, (20, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    labels = torch.zeros(10, dtype=torch.int64)
-    told = []
-    for inputs in (pixels, pixels.double() / 255):
-        own = replace(client, data=replace(client.data, train=Samples(inputs[:10], labels)))
-        changed = replace(settings, transfer=TransferSet(inputs[10:]))
-        told += densities.express([own], states[:1], [Request(1, rows=torch.arange(10))], changed)
-    torch.testing.assert_close(told[0]["densities"], told[1]["densities"], rtol=0, atol=1e-9)
-
-
-def test_of_many_samples_some_are_drawn_and_the_same_each_time(cohort, make_samples, monkeypatch):
-    (client, *_), (state, *_), settings = cohort
-    monkeypatch.setattr(densities, "LARGEST_REFERENCE", 8)
-    seen = []
-
-    def watched(reference, points, bandwidths):
-        seen.append(reference)
-        return kernel_density(reference, points, bandwidths)
-
-    monkeypatch.setattr(densities, "kernel_density", watched)
-    for round in (1, 2):
-        many = replace(client, data=replace(client.data, train=make_samples(40, 3)))
-        densities.express([many], [state], [Request(round, rows=torch.arange(10))], settings)
-    assert len(seen) == 2
-    assert seen[0].shape == (8, 16)
-    assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[0] + settings.transfer.inputs.flatten(1).mean(0), many.data.train.inputs[:8].flatten(1))
-
-
-def test_densities_are_estimated_once_for_a_clients_data_a_transfer_set_and_a_seed(cohort, monkeypatch):
-    clients, states, settings = cohort
-    estimated = []
-
-    def watched(reference, points, bandwidths):
-        estimated.append(len(reference))
-        return kernel_density(reference, points, bandwidths)
-
-    monkeypatch.setattr(densities, "kernel_density", watched)
-    client = replace(clients[4], data=replace(clients[4].data))  # of which nothing is known yet
-    other_transfer = replace(settings, transfer=TransferSet(1 + settings.transfer.inputs))
-    told = []
-    for own, number in (
-        (settings, 1),
-        (settings, 1),
-        (other_transfer, 2),
-        (settings, 3),
-        (replace(settings, seed=8), 4),
-    ):
-        told += densities.express([client], states[:1], [Request(1, rows=torch.arange(10))], own)
-        assert len(estimated) == number
-    assert torch.equal(told[0]["densities"], told[1]["densities"])
-    assert torch.equal(told[0]["densities"], told[3]["densities"])
-    assert not torch.equal(told[0]["densities"], told[2]["densities"])
 
 
 def test_a_client_without_samples_finds_everything_impossible_and_nothing_familiar(cohort):

@@ -3,19 +3,31 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from fedfuse.carriers import soft_labels
 from fedfuse.client.client import Predictors, first_state
 from fedfuse.client.fit import FitResult
 from fedfuse.client.predict import predict
-from fedfuse.configuration import OptimizerSettings, TrainingSettings
-from fedfuse.engine import sequential
+from fedfuse.client.rehearse import SHARE
+from fedfuse.client.teach import teach
+from fedfuse.configuration import CLOSED_FORM, OptimizerSettings, TrainingSettings
+from fedfuse.engine import sequential, stacked
 from fedfuse.knowledge import InvalidKnowledgeError, Knowledge
 from fedfuse.messages import Request
+from fedfuse.objectives.class_relation import ClassRelation
+from fedfuse.objectives.cross_entropy import CrossEntropy
+from fedfuse.objectives.dist import DIST
 from fedfuse.objectives.kd import KD
+from fedfuse.objectives.sum import Sum
+from fedfuse.objectives.taid import TAID
 from fedfuse.predictors.plain_head import PlainHead
 from fedfuse.privacy.noise import Noise
 from fedfuse.privacy.swing import Swing
+from fedfuse.transfer.gap_mixture import GapMixture
+from fedfuse.transfer.margin import Margin
+from fedfuse.transfer.partial_mixup import PartialMixup
+from fedfuse.transfer.where_better import WhereBetter
 
 NUM_TRANSFER = 10
 SUBSET = torch.tensor([0, 3, 9])
@@ -70,13 +82,21 @@ def test_each_client_answers_the_rows_that_it_was_asked_for(cohort, share_reques
     assert [len(own["soft_labels"]) for own in expressed] == [1, 2, 3, 4, 5]
 
 
+class Quarters:
+    """A predictor that gives every class a quarter."""
+
+    needs = frozenset()
+    tells_labels = False
+
+    def fit(self, own):
+        return lambda outputs, inputs: torch.full_like(outputs.logits, 0.25)
+
+
 def test_soft_labels_come_from_the_predictor_that_is_meant_for_others(cohort, share_request):
     clients, states, settings = cohort
     settings = replace(
         settings,
-        predictors=Predictors(
-            share=lambda outputs: torch.full_like(outputs.logits, 0.25), personal=PlainHead(), general=PlainHead()
-        ),
+        predictors=Predictors(share=Quarters(), personal=PlainHead(), general=PlainHead()),
     )
     expressed = soft_labels.express(clients, states, [share_request()] * 5, settings)
     assert all((own["soft_labels"] == 0.25).all() for own in expressed)
@@ -320,3 +340,190 @@ def test_fused_soft_labels_that_do_not_fit_the_transfer_set_are_refused(cohort, 
     clients, states, settings = cohort
     with pytest.raises(InvalidKnowledgeError, match="do not fit this client's transfer set"):
         soft_labels.absorb(clients, states, [fused_request(fused)] * 5, settings, Recorder())
+
+
+# -- rehearsal ---------------------------------------------------------------------------------------------------------
+
+
+def rehearsing(settings, rehearse, epochs=2, batch_size=4, momentum=0.5, **others):
+    """Settings in which this share of the loss is that of the client's own labels while it absorbs."""
+    training = TrainingSettings(epochs, batch_size, OptimizerSettings("sgd", lr=0.1, momentum=momentum))
+    return replace(settings, **{"absorb": replace(training, rehearse=rehearse), "learn": training} | others)
+
+
+def gradients(client, state, loss):
+    """The gradients of a loss of the client's model, by the name of the parameter."""
+    model = client.architecture.module().double()
+    model.load_state_dict(state.parameters)
+    loss(model).backward()
+    return {name: own.grad for name, own in model.named_parameters()}
+
+
+def same(parameters, others):
+    return all(torch.equal(tensor, others[name]) for name, tensor in parameters.items())
+
+
+@pytest.mark.parametrize("share", [0.25, 0.7])
+def test_every_step_learns_from_fused_soft_labels_and_from_own_labels_by_their_shares(
+    make_clients, make_settings, fused_soft_labels, share
+):
+    (client,) = make_clients(("small",), sizes=(16,))
+    # One step, over all transfer samples.
+    settings = rehearsing(make_settings(), share, epochs=1, batch_size=10, momentum=0, objective=KD(1.0))
+    state, fused, runner = first_state(client, settings), fused_soft_labels(), Recorder()
+    soft_labels.absorb([client], [state], [fused_request(fused)], settings, runner)
+    ((*rows,),) = runner.jobs[0].streams["private"].plan.tolist()
+    assert len(set(rows)) == 10
+    train = client.data.train
+    own = gradients(
+        client, state, lambda model: functional.cross_entropy(model(train.inputs[rows]).logits, train.labels[rows])
+    )
+    others = gradients(
+        client,
+        state,
+        lambda model: functional.kl_div(
+            torch.log_softmax(model(settings.transfer.inputs).logits, 1), fused["soft_labels"], reduction="batchmean"
+        ),
+    )
+    (after,) = soft_labels.absorb([client], [state], [fused_request(fused)], settings, sequential.fit)
+    for name, before in state.parameters.items():
+        expected = before - 0.1 * (share * own[name] + (1 - share) * others[name])
+        torch.testing.assert_close(after.parameters[name], expected, rtol=0, atol=1e-12)
+        assert (own[name] - others[name]).abs().max() > 1e-3
+
+
+def test_transfer_samples_stay_in_their_order_and_own_samples_fill_as_many_steps(cohort, fused_soft_labels):
+    clients, states, settings = cohort
+    requests = [fused_request(fused_soft_labels([1, 2, 6, 7, 8]))] * 5
+    plain, runner = Recorder(), Recorder()
+    soft_labels.absorb(clients, states, requests, rehearsing(settings, 0), plain)
+    learn = TrainingSettings(9, 3, OptimizerSettings("adam", lr=5.0))
+    soft_labels.absorb(clients, states, requests, replace(rehearsing(settings, 0.25), learn=learn), runner)
+    for client, job, without in zip(clients, runner.jobs, plain.jobs, strict=True):
+        assert [(term.stream, term.objective, term.on_fused_head) for term in job.terms] == [
+            ("transfer", KD(), True),
+            ("private", CrossEntropy(), False),
+        ]
+        assert set(without.streams) == {"transfer"}
+        assert without.streams["transfer"].constants == {}
+        assert torch.equal(job.streams["transfer"].plan, without.streams["transfer"].plan)
+        assert {name: stream.constants["scale"] for name, stream in job.streams.items()} == {
+            "transfer": 0.75,
+            "private": 0.25,
+        }
+        # The optimiser and the number of steps are those of absorb, the batches those of learn.
+        assert job.optimizer == without.optimizer
+        private, number = job.streams["private"], len(client.data.train)
+        assert private.tensors == {"inputs": client.data.train.inputs, "labels": client.data.train.labels}
+        assert private.plan.shape == (4, 3)
+        assert len(set(private.plan.flatten()[:number].tolist())) == min(number, 12)
+
+
+@pytest.mark.parametrize("fit", [sequential.fit, stacked.fit])
+def test_with_no_rows_nothing_is_learnt_from_labels_either(cohort, fused_soft_labels, fit):
+    clients, states, settings = cohort
+    settings = rehearsing(settings, 0.5, lesson=(GapMixture(), Margin(), PartialMixup()))
+    taught = soft_labels.absorb(clients, states, [fused_request(fused_soft_labels([]))] * 5, settings, fit)
+    assert all(same(after.parameters, before.parameters) for before, after in zip(states, taught, strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 5, 40), (0, 0)])
+@pytest.mark.parametrize(
+    ("rehearse", "objective", "lesson"),
+    [
+        (0.4, KD(), ()),
+        (0.4, TAID(num_steps=9), (GapMixture(), Margin())),
+        (0.4, Sum([KD(), ClassRelation(), DIST()]), (PartialMixup(0.5),)),
+        (CLOSED_FORM, KD(), (WhereBetter(),)),
+    ],
+)
+def test_a_cohort_of_clients_absorbs_as_each_would_alone(
+    make_clients, make_settings, fused_soft_labels, sizes, rehearse, objective, lesson
+):
+    clients = make_clients(("small",), sizes=sizes)
+    settings = rehearsing(make_settings(), rehearse, objective=objective, lesson=lesson)
+    states = [first_state(client, settings) for client in clients]
+    if rehearse == CLOSED_FORM:
+        # All for the labels, all for what was fused, and nothing known.
+        shares = [{SHARE: torch.tensor(share, dtype=torch.float64)} for share in (0.0, 1.0)]
+        remembered = [*shares, {}, {}][: len(clients)]
+        states = [replace(state, objective_state=own) for state, own in zip(states, remembered, strict=True)]
+    rows = [None, [3], [1, 2, 6, 7, 8], []]
+    requests = [fused_request(fused_soft_labels(own, seed=seed)) for seed, own in enumerate(rows[: len(clients)])]
+    together = soft_labels.absorb(clients, states, requests, settings, stacked.fit)
+    for client, state, request, own in zip(clients, states, requests, together, strict=True):
+        (alone,) = soft_labels.absorb([client], [state], [request], settings, sequential.fit)
+        for name, tensor in alone.parameters.items():
+            torch.testing.assert_close(own.parameters[name], tensor, rtol=0, atol=1e-12)
+        assert set(own.objective_state) == set(alone.objective_state)
+        for name, tensor in alone.objective_state.items():
+            torch.testing.assert_close(own.objective_state[name], tensor, rtol=0, atol=1e-9)
+        without_rows = len(request.fused["soft_labels"]["soft_labels"]) == 0
+        all_for_no_labels = state.objective_state.get(SHARE) == 1 and len(client.data.train) == 0
+        assert same(own.parameters, state.parameters) == (without_rows or all_for_no_labels)
+
+
+@pytest.mark.parametrize("fit", [sequential.fit, stacked.fit])
+def test_a_share_of_all_or_nothing_leaves_one_of_the_two_without_a_say(
+    make_clients, make_settings, fused_soft_labels, fit
+):
+    clients = make_clients(("small",), sizes=(6, 6))
+    settings = rehearsing(make_settings(), CLOSED_FORM)
+    states = [
+        replace(first_state(client, settings), objective_state={SHARE: torch.tensor(share, dtype=torch.float64)})
+        for client, share in zip(clients, (0.0, 1.0), strict=True)
+    ]
+    absorbed = [
+        soft_labels.absorb(clients, states, [fused_request(fused_soft_labels(seed=seed))] * 2, settings, fit)
+        for seed in (0, 1)
+    ]
+    # Who heeds labels alone ends the same, whatever was fused.
+    assert not same(absorbed[0][0].parameters, absorbed[1][0].parameters)
+    assert same(absorbed[0][1].parameters, absorbed[1][1].parameters)
+    (without,) = soft_labels.absorb(
+        clients[:1], states[:1], [fused_request(fused_soft_labels())], rehearsing(settings, 0), sequential.fit
+    )
+    for name, tensor in without.parameters.items():
+        torch.testing.assert_close(absorbed[0][0].parameters[name], tensor, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("learn_rehearses", "kept"), [(0.0, False), (0.3, True)])
+def test_what_learn_rehearses_is_kept_with_its_rows_before_the_lesson(cohort, fused_soft_labels, learn_rehearses, kept):
+    clients, states, settings = cohort
+    learn = replace(settings.learn, rehearse=learn_rehearses)
+    settings = replace(settings, learn=learn, lesson=(PartialMixup(1.0), WhereBetter()))
+    fused = fused_soft_labels([1, 7, 9])
+    taught = soft_labels.absorb(clients, states, [fused_request(fused)] * 5, settings, Recorder())
+    for state in taught:
+        assert set(state.received) == ({"soft_labels"} if kept else set())
+        if kept:
+            assert state.received["soft_labels"]["rows"].tolist() == [1, 7, 9]
+            assert torch.equal(state.received["soft_labels"]["soft_labels"][[1, 7, 9]], fused["soft_labels"])
+
+
+def test_a_lesson_is_what_is_visited(cohort, fused_soft_labels):
+    clients, states, settings = cohort
+    settings, runner = replace(settings, lesson=(WhereBetter(), Margin())), Recorder()
+    # So unsure that some clients are surer of some samples.
+    fused = {"soft_labels": 0.2 * fused_soft_labels()["soft_labels"] + 0.8 / 3}
+    soft_labels.absorb(clients, states, [fused_request(fused)] * 5, settings, runner)
+    lessons = teach(clients, states, [(fused["soft_labels"], torch.arange(10))] * 5, "absorb", 1, settings)
+    assert len({tuple(one.lesson.rows.tolist()) for one in lessons}) > 1
+    for job, taught in zip(runner.jobs, lessons, strict=True):
+        stream, rows = job.streams["transfer"], taught.lesson.rows
+        assert torch.equal(stream.tensors["weights"], taught.lesson.weights)
+        visited = stream.plan[stream.plan >= 0]
+        assert sorted(visited.tolist()) == sorted(2 * rows.tolist())
+
+
+def test_what_a_lesson_remembers_stays_beside_all_other_memory(make_clients, make_settings, fused_soft_labels):
+    (client,), settings = make_clients(("small",), sizes=(5,)), make_settings(lesson=(Margin(), GapMixture()))
+    remembered = {"private.0.mean": torch.tensor(2.0), "transfer.0.t": torch.tensor(0.5)}
+    state = replace(first_state(client, settings), objective_state=remembered)
+    fused, runner = fused_soft_labels(), Recorder()
+    (taught,) = teach([client], [state], [(fused["soft_labels"], torch.arange(10))], "absorb", 1, settings)
+    (after,) = soft_labels.absorb([client], [state], [fused_request(fused)], settings, runner)
+    mixture = after.objective_state["lesson.1.mixture"]
+    assert torch.equal(mixture, taught.memory["lesson.1.mixture"])
+    assert runner.jobs[0].objective_state == remembered | {"lesson.1.mixture": mixture}
+    assert after.objective_state == runner.jobs[0].objective_state

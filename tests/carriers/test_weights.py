@@ -41,7 +41,7 @@ def test_what_one_client_expresses_another_of_its_architecture_loads(make_client
 def test_loading_replaces_the_weights_and_nothing_else(client, own, make_settings):
     before = ClientState(
         own,
-        objective_state={"absorb": {"0.mean": torch.tensor(1.0)}},
+        objective_state={"transfer.0.mean": torch.tensor(1.0)},
         received={"prototypes": {}},
         absorbed_round=3,
     )

@@ -1,19 +1,40 @@
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
+from fedfuse.client.answer import answers
 from fedfuse.client.client import Predictors, first_state
 from fedfuse.client.evaluate import accuracy, evaluate, negative_log_likelihood
+from fedfuse.client.predict import predict
 from fedfuse.predictors.plain_head import PlainHead
+from fedfuse.predictors.prior_corrected import PriorCorrected
 
 
-def always(target):
-    """Return a predictor that is sure of one class."""
-    return lambda outputs: torch.nn.functional.one_hot(
-        torch.full((len(outputs.logits),), target), outputs.logits.shape[1]
-    ).to(outputs.logits.dtype)
+@dataclass(frozen=True)
+class Always:
+    """A predictor that is sure of one class."""
+
+    target: int
+    needs = frozenset()
+    tells_labels = False
+
+    def fit(self, own):
+        return lambda outputs, inputs: torch.nn.functional.one_hot(
+            torch.full((len(outputs.logits),), self.target), own.num_classes
+        ).to(outputs.logits.dtype)
+
+
+@dataclass(frozen=True)
+class Brightest:
+    """A predictor that looks at nothing but the samples: the brightest column is the class."""
+
+    needs = frozenset()
+    tells_labels = False
+
+    def fit(self, own):
+        return lambda outputs, inputs: torch.softmax(inputs.mean((1, 2))[:, : own.num_classes], 1)
 
 
 def share_of(samples, label):
@@ -69,12 +90,47 @@ def test_every_client_is_measured_on_its_own_data_and_on_everybodys(cohort):
 
 def test_owners_use_the_personal_predictor_and_everybody_the_general_one(cohort):
     clients, states, settings = cohort
-    settings = replace(settings, predictors=Predictors(share=PlainHead(), personal=always(1), general=always(2)))
+    settings = replace(settings, predictors=Predictors(share=PlainHead(), personal=Always(1), general=Always(2)))
     for client, own in zip(clients, evaluate(clients, states, settings), strict=True):
         assert own["personal_accuracy"] == share_of(client.data.test, 1)
         assert own["personal_loss"] == pytest.approx(-math.log(1e-8) * (1 - share_of(client.data.test, 1)))
         assert own["validation_accuracy"] == share_of(client.data.validation, 1)
         assert own["general_accuracy"] == share_of(settings.global_test, 2)
+
+
+def test_what_a_predictor_finds_on_a_clients_own_data_is_used_for_this_client(cohort):
+    clients, states, settings = cohort
+    # The validation labels decide between the model's answer and the client's own prior.
+    corrected = PriorCorrected()
+    settings = replace(settings, predictors=Predictors(share=PlainHead(), personal=corrected, general=corrected))
+    fitted = answers(corrected, clients, states, settings)
+    parts = [[client.data.test, client.data.validation, settings.global_test] for client in clients]
+    for client, state, answer, samples, own in zip(
+        clients, states, fitted, parts, evaluate(clients, states, settings), strict=True
+    ):
+        on_test, on_validation, on_global = (
+            answer(predict(client.architecture, [state.parameters], [part.inputs])[0], part.inputs) for part in samples
+        )
+        assert own == {
+            "personal_accuracy": accuracy(on_test, samples[0].labels),
+            "personal_loss": negative_log_likelihood(on_test, samples[0].labels),
+            "validation_accuracy": accuracy(on_validation, samples[1].labels),
+            "general_accuracy": accuracy(on_global, samples[2].labels),
+        }
+
+
+def test_predictors_are_shown_the_samples_that_they_are_measured_on(cohort):
+    clients, states, settings = cohort
+    settings = replace(settings, predictors=Predictors(share=PlainHead(), personal=Brightest(), general=Brightest()))
+
+    def accuracy_on(samples):
+        return (samples.inputs.mean((1, 2))[:, :3].argmax(1) == samples.labels).double().mean().item()
+
+    assert accuracy_on(settings.global_test) > 0.8  # of as many as have their column bright
+    for client, own in zip(clients, evaluate(clients, states, settings), strict=True):
+        assert own["personal_accuracy"] == accuracy_on(client.data.test)
+        assert own["validation_accuracy"] == accuracy_on(client.data.validation)
+        assert own["general_accuracy"] == accuracy_on(settings.global_test)
 
 
 def test_without_a_global_test_set_there_is_no_general_accuracy(cohort):

@@ -1,22 +1,32 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional
 
 from fedfuse.client.client import first_state
-from fedfuse.client.fit import FitResult
+from fedfuse.client.fit import FitJob, FitResult, Stream
 from fedfuse.client.learn import DivergedError, learn, train_states
 from fedfuse.client.predict import predict
+from fedfuse.client.teach import teach
 from fedfuse.configuration import OptimizerSettings, TrainingSettings
 from fedfuse.engine import sequential, stacked
+from fedfuse.models.architecture import describe
+from fedfuse.models.fused_head import with_fused_head
+from fedfuse.models.mlp import MLP
 from fedfuse.objectives.class_logits import ClassLogits
+from fedfuse.objectives.class_relation import ClassRelation
 from fedfuse.objectives.cross_entropy import CrossEntropy
 from fedfuse.objectives.generated import Generated
 from fedfuse.objectives.hyper_knowledge import HyperKnowledge
 from fedfuse.objectives.kd import KD
 from fedfuse.objectives.prototype import Prototype
+from fedfuse.objectives.sum import Sum
+from fedfuse.objectives.taid import TAID
+from fedfuse.transfer.gap_mixture import GapMixture
+from fedfuse.transfer.margin import Margin
 
 
 class Recorder:
@@ -108,16 +118,16 @@ def test_only_weights_and_the_memory_of_learn_change(make_clients, make_settings
     before = [
         replace(
             first_state(client, settings),
-            objective_state={"absorb": {"0.mean": torch.tensor(1.0)}, "learn": {"0.mean": torch.tensor(2.0)}},
+            objective_state={"transfer.0.mean": torch.tensor(1.0), "private.0.mean": torch.tensor(2.0)},
             received={"soft_labels": {"soft_labels": torch.ones(1)}},
             absorbed_round=4,
         )
         for client in clients
     ]
-    runner, after = record(clients, settings, 1, before, objective_state={"0.mean": torch.tensor(3.0)})
+    runner, after = record(clients, settings, 1, before, objective_state={"private.0.mean": torch.tensor(3.0)})
     for job, old, new in zip(runner.jobs, before, after, strict=True):
-        assert job.objective_state == old.objective_state["learn"]
-        assert new.objective_state == {"absorb": {"0.mean": torch.tensor(1.0)}, "learn": {"0.mean": torch.tensor(3.0)}}
+        assert job.objective_state == old.objective_state
+        assert new.objective_state == {"transfer.0.mean": 1, "private.0.mean": 3}
         assert new.received is old.received
         assert new.absorbed_round == 4
 
@@ -339,6 +349,205 @@ def test_hyper_knowledge_of_no_class_changes_nothing(make_clients, make_settings
     assert same(masked.parameters, without.parameters)
 
 
+# -- rehearsal ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rehearsing(make_settings):
+    """Return a function that makes settings in which this share of the loss is that of fused soft labels."""
+
+    def make(rehearse, epochs=2, batch_size=4, momentum=0.5, **others):
+        optimizer = OptimizerSettings("sgd", lr=0.1, momentum=momentum)
+        learning = TrainingSettings(epochs, batch_size, optimizer, rehearse=rehearse)
+        return make_settings(**{"learn": learning, "absorb": TrainingSettings(2, 3, optimizer)} | others)
+
+    return make
+
+
+def with_soft_labels(state, rows=(0, 2, 3, 7), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    soft_labels = torch.softmax(2 * torch.randn(10, 3, generator=generator, dtype=torch.float64), 1)
+    kept = {"soft_labels": soft_labels, "rows": torch.tensor(rows, dtype=torch.int64)}
+    return replace(state, received={**state.received, "soft_labels": kept})
+
+
+def gradients(client, state, loss):
+    """The gradients of a loss of the client's model, by the name of the parameter."""
+    model = client.architecture.module().double()
+    model.load_state_dict(state.parameters)
+    loss(model).backward()
+    return {name: torch.zeros_like(own) if own.grad is None else own.grad for name, own in model.named_parameters()}
+
+
+def cross_entropy_of(client):
+    train = client.data.train
+    return lambda model: functional.cross_entropy(model(train.inputs).logits, train.labels)
+
+
+def distance_from(soft_labels, inputs, head="logits"):
+    """KL divergence of the answers on these samples from their soft labels: KD at temperature 1."""
+    return lambda model: functional.kl_div(
+        torch.log_softmax(getattr(model(inputs), head), 1), soft_labels, reduction="batchmean"
+    )
+
+
+@pytest.mark.parametrize("share", [0.25, 0.7])
+def test_every_step_learns_from_own_labels_and_from_fused_soft_labels_by_their_shares(make_clients, rehearsing, share):
+    (client,) = make_clients(("small",), sizes=(6,))
+    # One step over all samples.
+    settings = rehearsing(share, epochs=1, batch_size=6, momentum=0, objective=KD(1.0))
+    state = with_soft_labels(first_state(client, settings))
+    ((job,),) = record([client], settings, states=[state])[0].calls
+    ((*rows,),) = job.streams["transfer"].plan.tolist()
+    assert len(set(rows)) == 3
+    assert set(rows) <= {0, 2, 3, 7}
+    fused = state.received["soft_labels"]["soft_labels"][rows]
+    own = gradients(client, state, cross_entropy_of(client))
+    others = gradients(client, state, distance_from(fused, settings.transfer.inputs[rows]))
+    (after,) = learn([client], [state], 1, settings, sequential.fit)
+    for name, before in state.parameters.items():
+        expected = before - 0.1 * ((1 - share) * own[name] + share * others[name])
+        torch.testing.assert_close(after.parameters[name], expected, rtol=0, atol=1e-12)
+        assert (own[name] - others[name]).abs().max() > 1e-3
+
+
+def test_the_private_samples_stay_in_their_order_and_the_transfer_samples_fill_as_many_steps(make_clients, rehearsing):
+    clients, settings = make_clients(("small",), sizes=(5, 9)), rehearsing(0.25)
+    first = [first_state(client, settings) for client in clients]
+    plain = record(clients, rehearsing(0), states=first)[0].jobs
+    jobs = record(clients, settings, states=[with_soft_labels(state) for state in first])[0].jobs
+    for job, without in zip(jobs, plain, strict=True):
+        assert [(term.stream, term.objective, term.on_fused_head) for term in job.terms] == [
+            ("private", CrossEntropy(), False),
+            ("transfer", KD(), True),
+        ]
+        assert torch.equal(job.streams["private"].plan, without.streams["private"].plan)
+        assert {name: stream.constants["scale"] for name, stream in job.streams.items()} == {
+            "private": 0.75,
+            "transfer": 0.25,
+        }
+        # The batches are those of absorb, and whole: an epoch of four samples after another.
+        plan = job.streams["transfer"].plan
+        assert plan.shape == (len(job.streams["private"].plan), 3)
+        visited = plan.flatten().tolist()
+        assert all(sorted(visited[at : at + 4]) == [0, 2, 3, 7] for at in range(0, len(visited) - 3, 4))
+
+
+def test_prototypes_share_with_the_labels(make_clients, rehearsing):
+    clients, objective = make_clients(("small",), sizes=(5,)), Sum([KD(), Prototype()])
+    settings = rehearsing(0.25, objective=objective)
+    state = with_soft_labels(with_prototypes(first_state(clients[0], settings)))
+    (job,) = record(clients, settings, states=[state])[0].jobs
+    assert [(term.stream, term.on_fused_head) for term in job.terms] == [
+        ("private", False),
+        ("private", True),
+        ("transfer", True),
+    ]
+    assert set(job.streams["private"].constants) == {"prototypes", "prototype_mask", "scale"}
+    assert job.streams["private"].constants["scale"] == 0.75
+    assert [term.objective.terms for term in job.terms[1:]] == [(Prototype(),), (KD(),)]
+
+
+@pytest.mark.parametrize("fit", [sequential.fit, stacked.fit])
+@pytest.mark.parametrize("give", [lambda state: state, lambda state: with_soft_labels(state, rows=())])
+def test_as_long_as_nothing_came_back_clients_learn_as_without_rehearsal(make_clients, rehearsing, fit, give):
+    clients = make_clients(("small",), sizes=(5, 9))
+    states = [give(first_state(client, rehearsing(0))) for client in clients]
+    with_rehearsal = learn(clients, states, 1, rehearsing(0.9, lesson=(GapMixture(),)), fit)
+    without = learn(clients, states, 1, rehearsing(0), fit)
+    for own, other in zip(with_rehearsal, without, strict=True):
+        assert same(own.parameters, other.parameters)
+        assert own.objective_state == {}
+
+
+def test_what_is_kept_for_other_ends_is_not_learnt_from_without_rehearsal(make_clients, rehearsing):
+    clients, settings = make_clients(("small",), sizes=(5,)), rehearsing(0)
+    (job,) = record(clients, settings, states=[with_soft_labels(first_state(clients[0], settings))])[0].jobs
+    assert set(job.streams) == {"private"}
+    assert job.streams["private"].constants == {}
+
+
+@pytest.mark.parametrize("fit", [sequential.fit, stacked.fit])
+@pytest.mark.parametrize(
+    ("objective", "lesson"), [(KD(), ()), (TAID(num_steps=9), (GapMixture(), Margin())), (ClassRelation(), ())]
+)
+def test_clients_with_and_without_fused_soft_labels_learn_side_by_side(
+    make_clients, rehearsing, fit, objective, lesson
+):
+    clients = make_clients(("small",), sizes=(5, 16, 17, 0, 7))
+    settings = rehearsing(0.4, objective=objective, lesson=lesson)
+    first = [first_state(client, settings) for client in clients]
+    states = [
+        with_soft_labels(first[0]),
+        first[1],
+        with_soft_labels(first[2], rows=(5,), seed=1),
+        with_soft_labels(first[3]),
+        with_soft_labels(first[4], rows=()),
+    ]
+    together = learn(clients, states, 1, settings, fit)
+    for client, state, own in zip(clients, states, together, strict=True):
+        (alone,) = learn([client], [state], 1, settings, sequential.fit)
+        for name, tensor in alone.parameters.items():
+            torch.testing.assert_close(own.parameters[name], tensor, rtol=0, atol=1e-12)
+        assert set(own.objective_state) == set(alone.objective_state)
+        for name, tensor in alone.objective_state.items():
+            torch.testing.assert_close(own.objective_state[name], tensor, rtol=0, atol=1e-12)
+    without = learn(clients, first, 1, settings, fit)
+    changed = [not same(own.parameters, other.parameters) for own, other in zip(together, without, strict=True)]
+    assert changed == [True, False, True, False, False]
+    assert together[1].received is states[1].received
+
+
+def test_what_a_lesson_remembers_stays_beside_all_other_memory(make_clients, rehearsing):
+    (client,), settings = make_clients(("small",), sizes=(5,)), rehearsing(0.4, lesson=(Margin(), GapMixture()))
+    remembered = {"private.0.mean": torch.tensor(2.0), "transfer.0.t": torch.tensor(0.5)}
+    state = replace(with_soft_labels(first_state(client, settings)), objective_state=remembered)
+    kept = state.received["soft_labels"]
+    (taught,) = teach([client], [state], [(kept["soft_labels"], kept["rows"])], "learn", 1, settings)
+    runner, (after,) = record([client], settings, states=[state])
+    assert set(taught.memory) == {"lesson.1.mixture"}
+    assert runner.jobs[0].objective_state == remembered | {
+        "lesson.1.mixture": after.objective_state["lesson.1.mixture"]
+    }
+    assert torch.equal(after.objective_state["lesson.1.mixture"], taught.memory["lesson.1.mixture"])
+
+
+def test_rehearsal_moves_a_model_towards_what_was_fused(make_clients, rehearsing):
+    (client,) = make_clients(("small",), sizes=(16,))
+    state = with_soft_labels(first_state(client, rehearsing(0)), rows=range(10))
+    distance = distance_from(state.received["soft_labels"]["soft_labels"], rehearsing(0).transfer.inputs)
+
+    def after(share):
+        (learnt,) = learn([client], [state], 1, rehearsing(share, epochs=20), sequential.fit)
+        model = client.architecture.module().double()
+        model.load_state_dict(learnt.parameters)
+        return distance(model).item()
+
+    distances = [after(share) for share in (0, 0.5, 0.9)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[2] < 0.5 * distances[0]
+
+
+def test_the_second_head_learns_from_fused_soft_labels_alone_and_the_first_from_labels(make_clients, rehearsing):
+    (client,) = make_clients(("small",), sizes=(6,))
+    build = partial(MLP, (1, 4, 4), 3, hidden=(6,), embedding_size=5)
+    client = replace(client, architecture=describe("two", partial(with_fused_head, build, 5, 3), (1, 4, 4)))
+    settings = rehearsing(0.25, epochs=1, batch_size=6, momentum=0, objective=KD(1.0))
+    state = with_soft_labels(first_state(client, settings))
+    ((job,),) = record([client], settings, states=[state])[0].calls
+    ((*rows,),) = job.streams["transfer"].plan.tolist()
+    inputs, fused = settings.transfer.inputs[rows], state.received["soft_labels"]["soft_labels"][rows]
+    own = gradients(client, state, cross_entropy_of(client))
+    others = gradients(client, state, distance_from(fused, inputs, head="fused_logits"))
+    assert not own["fused_head.weight"].any()
+    assert not others["head.weight"].any()
+    (after,) = learn([client], [state], 1, settings, sequential.fit)
+    for name, before in state.parameters.items():
+        expected = before - 0.1 * (0.75 * own[name] + 0.25 * others[name])
+        torch.testing.assert_close(after.parameters[name], expected, rtol=0, atol=1e-12)
+        assert not torch.equal(after.parameters[name], before)
+
+
 # -- divergence --------------------------------------------------------------------------------------------------------
 
 
@@ -353,14 +562,20 @@ def test_weights_that_are_not_finite_are_an_error_that_names_the_verb(make_clien
 def test_one_bad_result_is_enough_and_results_go_to_their_own_states(make_clients, make_settings):
     clients, settings = make_clients(("small",))[:2], make_settings()
     states = [first_state(client, settings) for client in clients]
+    streams = {"transfer": Stream({}, torch.empty(0, 4, dtype=torch.int64))}
+    optimizer, memory = OptimizerSettings(), {"lesson.0.mixture": torch.tensor(7.0)}
+    jobs = [FitJob(client.architecture, {}, streams, (), optimizer, memory) for client in clients]
     values = [1.0, 2.0]
 
     def fit(jobs):
-        return [FitResult({"weight": torch.tensor([value])}, {"0.sum": torch.tensor(value)}) for value in values]
+        return [
+            FitResult({"weight": torch.tensor([value])}, {"transfer.0.sum": torch.tensor(value)}) for value in values
+        ]
 
-    taught = train_states("absorb", states, [None, None], fit)
+    taught = train_states("absorb", states, jobs, fit)
     assert [state.parameters["weight"].item() for state in taught] == [1, 2]
-    assert [state.objective_state["absorb"]["0.sum"].item() for state in taught] == [1, 2]
+    assert [state.objective_state["transfer.0.sum"].item() for state in taught] == [1, 2]
+    assert [state.objective_state["lesson.0.mixture"].item() for state in taught] == [7, 7]
     values[1] = math.nan
     with pytest.raises(DivergedError, match="after absorb"):
-        train_states("absorb", states, [None, None], fit)
+        train_states("absorb", states, jobs, fit)

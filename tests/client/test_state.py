@@ -32,7 +32,7 @@ def value_of(state):
 def full_state():
     return ClientState(
         parameters={"weight": torch.randn(3, 2, dtype=torch.float64), "count": torch.tensor(4)},
-        objective_state={"learn": {}, "absorb": {"0.mean": torch.tensor(0.25)}},
+        objective_state={"transfer.0.mean": torch.tensor(0.25)},
         received={"prototypes": {"prototypes": torch.randn(2, 3), "mask": torch.tensor([True, False])}},
         absorbed_round=3,
     )
@@ -40,8 +40,8 @@ def full_state():
 
 def assert_equal(state, other):
     assert state.absorbed_round == other.absorbed_round
-    groups = [{"": state.parameters}, state.objective_state, state.received]
-    others = [{"": other.parameters}, other.objective_state, other.received]
+    groups = [{"": state.parameters}, {"": state.objective_state}, state.received]
+    others = [{"": other.parameters}, {"": other.objective_state}, other.received]
     for group, other_group in zip(groups, others, strict=True):
         assert {name: set(tensors) for name, tensors in group.items()} == {
             name: set(tensors) for name, tensors in other_group.items()
@@ -70,7 +70,7 @@ def test_a_state_becomes_plain_and_comes_back_the_same_without_pickled_code():
 def test_a_plain_state_says_everything():
     plain = full_state().to_dict()
     assert set(plain) == {"parameters", "objective_state", "received", "absorbed_round"}
-    assert plain["objective_state"] == {"learn": {}, "absorb": {"0.mean": torch.tensor(0.25)}}
+    assert plain["objective_state"] == {"transfer.0.mean": torch.tensor(0.25)}
     assert plain["absorbed_round"] == 3
 
 

@@ -197,3 +197,14 @@ def test_a_broken_plan_is_refused(text, tmp_path):
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(ConfigurationError, match="cannot be read as the plan"):
         read_plan(tmp_path)
+
+
+def test_clients_alone_get_all_that_the_others_learn_with():
+    learning = ("learn.rehearse=0.5", "predictor=two_heads", "transfer.lesson=[margin]")
+    for strategies in ("strategy=fedmd", "strategy=local,fedmd"):
+        plan = make_plan([strategies, *learning])
+        assert [run.method for run in plan.runs] == ["local", "fedmd"]
+        alone, federated = (compose(run.overrides) for run in plan.runs)
+        assert alone == replace(federated, strategy=alone.strategy)
+        assert (alone.learn.rehearse, alone.predictor.personal.name) == (0.5, "two_heads")
+        assert [lesson.name for lesson in alone.transfer.lesson] == ["margin"]

@@ -19,6 +19,17 @@ def test_the_defaults_need_no_overrides():
         ["strategy=fedmd", "strategy.space=probability"],
         ["strategy=fedproto"],  # brings an objective along
         ["strategy=fedproto", "objective=kd", "objective.temperature=2.0"],
+        ["strategy=fedfuse"],  # brings predictors along, and how much is rehearsed
+        ["strategy=fedfuse", "strategy.sharpness=1.0", "learn.rehearse=0.0", "absorb.rehearse=closed_form"],
+        ["strategy=fedfuse", "predictor.share=plain_head", "predictor.personal={name: two_heads,weight: 0.5}"],
+        ["strategy=fedfuse", "predictor.share={name: familiar,quantile: 0.05}"],
+        ["strategy=relational", "objective=kd"],
+        ["strategy=relational", "objective.weights=[1.0,3.0]"],
+        ["objective=sum", "objective.terms=[kd,{name: dist,intra: 2.0}]", "objective.weights=[1.0,0.5]"],
+        ["objective=sum", "objective.terms=[{name: standardised,loss: {name: dkd,beta: 2.0}},sp]"],
+        ["objective=standardised", "objective.loss=dkd"],
+        ["absorb.rehearse=closed_form", "learn.rehearse=0.25"],
+        ["transfer.lesson=[margin,{name: partial_mixup,fraction: 0.2}]"],
         ["strategy=fedavg", "model=[{name: cnn_small,channels: [4,8]}]"],
         ["model=[mlp_small,{name: mlp_small,hidden: [3,5]}]"],
         ["privacy=[swing,{name: noise,scale: 0.5},swing]"],
@@ -40,6 +51,8 @@ def test_the_defaults_need_no_overrides():
         ["transfer/policy=random_subset", "transfer.policy.fraction=0.25"],
         ["learn.optimizer.name=adam", "learn.optimizer.lr=1e-05", "absorb.epochs=7"],
         ["engine=ray", "engine.workers=2"],
+        ["predictor.general=nearest_prototype"],
+        ["predictor.personal={name: prior_corrected,head: fused}", "predictor.general=fused_head"],
         ["share_facts=[num_examples]"],
         ["share_facts=[]"],
         ["transfer.path='/data/it\\'s here (1), really.npz'"],
@@ -67,6 +80,41 @@ def test_a_predictor_is_named_in_its_role():
     other = replace(configuration.predictor.share, target="mine.Head")
     changed = replace(configuration, predictor=replace(configuration.predictor, share=other))
     assert overrides_of(changed) == ["predictor.share={name: plain_head,_target_: mine.Head}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["predictor=two_heads"], ["predictor.personal=two_heads", "predictor.general=fused_head"]),
+        (  # another set than the one that the strategy brings along
+            ["strategy=fedfuse", "predictor=plain_head"],
+            ["strategy=fedfuse", "predictor.share=plain_head", "predictor.personal=plain_head"],
+        ),
+        (["strategy=fedfuse", "predictor=fedfuse"], ["strategy=fedfuse"]),
+    ],
+)
+def test_a_set_of_predictors_is_named_role_by_role_where_no_strategy_brings_it_along(overrides, found):
+    configuration = compose(overrides)
+    assert overrides_of(configuration) == found
+    assert compose(found) == configuration
+
+
+def test_a_predictor_with_values_of_its_own_replaces_the_one_that_a_strategy_brings_along():
+    configuration = compose(["predictor=fedfuse"])
+    found = overrides_of(configuration)
+    assert [word.partition("=")[0] for word in found] == ["predictor.share", "predictor.personal"]
+    assert compose(found) == configuration
+    changed = compose(["strategy=fedfuse", "predictor.personal={name: prior_corrected,head: fused}"])
+    assert changed.predictor.personal.arguments["strength"] == "validation"
+    assert compose(overrides_of(changed)) == changed
+
+
+def test_what_a_strategy_says_of_both_trainings_is_named_for_each():
+    configuration = compose(["strategy=fedfuse", "strategy.rehearse=0.5"])
+    found = ["strategy=fedfuse", "strategy.rehearse=0.5", "learn.rehearse=0.5", "absorb.rehearse=0.5"]
+    assert overrides_of(configuration) is not None
+    assert sorted(overrides_of(configuration)) == sorted(found)
+    assert compose(found) == configuration
 
 
 def test_a_part_from_a_folder_of_the_users_own_cannot_be_named_by_overrides_alone(tmp_path):
