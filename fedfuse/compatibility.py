@@ -68,8 +68,8 @@ def check_compatible(
         _check_is_learnt(configuration, strategy, settings, taught)
     if settings.predictors.share.tells_labels:
         raise ConfigurationError(
-            f"Predictor {configuration.predictor.share.name} tells how often a client has each class: use it for "
-            "predictor.personal, not for predictor.share."
+            f"Predictor {configuration.predictor.share.name} tells which classes a client has, or how often: use "
+            "it for predictor.personal, not for predictor.share."
         )
     # Clients that are taught nothing learn alone, whatever they would do with fused knowledge: others are compared
     # with them as they are.

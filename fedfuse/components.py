@@ -44,7 +44,7 @@ def build(component: Component, kind: str, **extra: Any) -> Any:  # noqa: ANN401
     except FedfuseError as error:
         raise ConfigurationError(f"{label}: {error}") from error
     except (TypeError, ValueError) as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in component.arguments.items())
+        given = ", ".join(f"{name}={_shown(value)}" for name, value in component.arguments.items())
         raise ConfigurationError(f"{label}: {_one_line(error)} (given {given or 'no arguments'})") from error
 
 
@@ -55,6 +55,15 @@ def _build_nested(value: object, kind: str) -> object:
     if isinstance(value, list):
         return [_build_nested(item, kind) for item in value]
     return value
+
+
+def _shown(value: object) -> str:
+    """Write an argument as the user did: a component that it consists of by its name."""
+    if isinstance(value, Mapping) and value.keys() == {"name", "target", "arguments"}:
+        return str(value["name"])
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return repr(value)
 
 
 def _locate(target: str) -> Callable[..., Any]:

@@ -82,10 +82,9 @@ class TrainingSettings:
         _whole_number("epochs", self.epochs, 1)
         _whole_number("batch_size", self.batch_size, 1)
         _number("proximal", self.proximal, "of at least 0", lambda strength: strength >= 0)
-        if isinstance(self.rehearse, str):
-            _one_of("rehearse", self.rehearse, (CLOSED_FORM,))
-        else:
-            _number("rehearse", self.rehearse, "from 0 to below 1", lambda share: 0 <= share < 1)
+        if self.rehearse != CLOSED_FORM:
+            allowed = f"from 0 to below 1, or for absorb {CLOSED_FORM}"
+            _number("rehearse", self.rehearse, allowed, lambda share: 0 <= share < 1)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,7 @@ def test_a_mixture_by_domain_is_refused_for_a_transfer_set_without_domains():
 def test_a_predictor_that_tells_labels_is_refused_for_sharing_alone(name):
     for strategy in ("fedmd", "local"):
         assert refusal(f"strategy={strategy}", f"predictor.share={name}") == (
-            f"Predictor {name} tells how often a client has each class: use it for predictor.personal, not for "
+            f"Predictor {name} tells which classes a client has, or how often: use it for predictor.personal, not for "
             "predictor.share."
         )
     accepted("strategy=fedmd", f"predictor.personal={name}", f"predictor.general={name}")

@@ -3,6 +3,7 @@ import pytest
 from fedfuse.components import build
 from fedfuse.configuration import Component
 from fedfuse.errors import ConfigurationError
+from fedfuse.objectives.kd import KD
 
 SOURCE = """
 from fedfuse.errors import ConfigurationError
@@ -148,3 +149,16 @@ def test_error_in_the_users_own_module_is_told_and_kept(module, source, expected
     message, error = refused(Component("custom", f"{name}.Strategy", {}))
     assert message.startswith(f"importing {name} failed with {expected}")
     assert isinstance(error.__cause__, cause)
+
+
+def test_parts_that_a_component_is_made_of_are_built_first_and_shown_by_name():
+    term = {"name": "kd", "target": "fedfuse.objectives.kd.KD", "arguments": {"temperature": 2.0}}
+    made = build(
+        Component("sum", "fedfuse.objectives.sum.Sum", {"terms": [term, term], "weights": [1, 2]}), "objective"
+    )
+    assert list(made.terms) == [KD(2.0), KD(2.0)]
+    with pytest.raises(ConfigurationError, match=r"\(given terms=\[kd, kd\], weights=\[1\]\)$"):
+        build(Component("sum", "fedfuse.objectives.sum.Sum", {"terms": [term, term], "weights": [1]}), "objective")
+    with pytest.raises(ConfigurationError, match=r"\(given loss=prototype\)$"):
+        loss = {"name": "prototype", "target": "fedfuse.objectives.prototype.Prototype", "arguments": {}}
+        build(Component("standardised", "fedfuse.objectives.standardised.Standardised", {"loss": loss}), "objective")

@@ -284,3 +284,16 @@ def test_text_that_is_no_configuration_is_refused_in_one_line(text):
     with pytest.raises(ConfigurationError) as caught:
         from_yaml(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 1.5, True, "closedform", float("nan")])
+def test_a_share_of_rehearsal_that_leaves_nothing_for_the_rest_is_refused(share):
+    with pytest.raises(ConfigurationError, match="must be a number from 0 to below 1, or for absorb closed_form, not"):
+        TrainingSettings(epochs=1, batch_size=1, optimizer=OptimizerSettings(), rehearse=share)
+
+
+def test_the_closed_form_is_for_absorb_alone():
+    closed_form = dataclasses.replace(TRAINING, rehearse="closed_form")
+    assert configuration(absorb=closed_form).absorb.rehearse == "closed_form"
+    with pytest.raises(ConfigurationError, match=r"closed_form is for absorb.rehearse\.$"):
+        configuration(learn=closed_form)
