@@ -152,9 +152,20 @@ def loss_of_step(
         name: forward(batch["inputs"]) if "inputs" in batch else Outputs(head(batch["features"]), batch["features"])
         for name, batch in batches.items()
     }
+    return loss_of_outputs(outputs, named_terms(terms), batches, masks, state)
+
+
+def loss_of_outputs(
+    outputs: Mapping[str, Outputs],
+    terms: Mapping[str, Term],
+    batches: Mapping[str, Batch],
+    masks: Mapping[str, Tensor],
+    state: State,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute one client's loss, of all terms or some, from what its model answered; see `loss_of_step`."""
     total: Tensor | None = None
     next_state: dict[str, Tensor] = {}
-    for prefix, term in zip(_prefixes(terms), terms, strict=True):
+    for prefix, term in terms.items():
         own_state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         batch, mask = batches[term.stream], masks[term.stream]
         answered = outputs[term.stream]
@@ -184,15 +195,16 @@ def initial_objective_state(terms: Sequence[Term]) -> dict[str, Tensor]:
     """Return the first state of all terms, as ``<stream>.<number of the term on it>.<name>``."""
     return {
         f"{prefix}{name}": value
-        for prefix, term in zip(_prefixes(terms), terms, strict=True)
+        for prefix, term in named_terms(terms).items()
         for name, value in term.objective.initial_state().items()
     }
 
 
-def _prefixes(terms: Sequence[Term]) -> list[str]:
+def named_terms(terms: Sequence[Term]) -> dict[str, Term]:
+    """Give each term the name that its memory goes by, ``<stream>.<number of the term on it>.``."""
     # Not numbered through all terms: what is learnt on a stream keeps its memory, whatever else is learnt beside it.
     streams = [term.stream for term in terms]
-    return [f"{stream}.{streams[:number].count(stream)}." for number, stream in enumerate(streams)]
+    return {f"{name}.{streams[:row].count(name)}.": terms[row] for row, name in enumerate(streams)}
 
 
 def make_optimizer(

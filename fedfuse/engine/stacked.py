@@ -4,6 +4,8 @@ Equal to the sequential runner up to rounding: the loss is the sum over clients 
 gradient is its own, and the optimisers work element by element. A client that has fewer steps than the others is read
 out after its own last step; what the optimiser does to its row afterwards is thrown away.
 
+Stacks of linear layers with ReLU have a way of their own on the processor, see `fedfuse.engine.perceptron`.
+
 On a CUDA device nothing waits for a result before the last step is under way. Where a cohort is too small to keep the
 device busy, all steps but the first are replays of one recording (a CUDA graph): a step is hundreds of small kernels,
 which take longer to start than to run.
@@ -29,6 +31,7 @@ from fedfuse.client.fit import (
 )
 from fedfuse.data.samples import as_numbers
 from fedfuse.device import Device, current_device
+from fedfuse.engine import perceptron
 from fedfuse.models.outputs import Outputs
 from fedfuse.models.unfolded import unfold_convolutions
 
@@ -56,8 +59,11 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
     """
     if not jobs:
         return []
+    device = current_device()
+    if jobs[0].architecture.perceptron is not None and not device.is_cuda:
+        return perceptron.fit(jobs)
     try:
-        return _Training(jobs, current_device()).run()
+        return _Training(jobs, device).run()
     except torch.OutOfMemoryError:
         if len(jobs) == 1:
             raise

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedfuse.errors import ConfigurationError
 from fedfuse.models.fused_head import with_fused_head
 from fedfuse.models.outputs import Outputs
+from fedfuse.models.perceptron import Perceptron, find_perceptron
 from fedfuse.models.with_features import find_head, with_features
 
 
@@ -49,6 +50,8 @@ class Architecture:
         Whether one tensor stands under two names.
     can_be_stacked : bool
         Whether torch can run the model with the parameters of many clients at once.
+    perceptron : Perceptron or None
+        What it consists of, if it is nothing but linear layers with ReLU, all of them trained.
     takes_channels_last : bool
         Whether it has convolutions of images, and works on images whose channels are last in memory.
     """
@@ -64,6 +67,7 @@ class Architecture:
     layer_types: frozenset[str]
     ties_parameters: bool
     can_be_stacked: bool
+    perceptron: Perceptron | None
     takes_channels_last: bool
 
     def module(self) -> nn.Module:
@@ -169,6 +173,7 @@ def describe(
             ),
             ties_parameters=len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False))),
             can_be_stacked=_can_be_stacked(module, sample),
+            perceptron=find_perceptron(module, sample),
             takes_channels_last=_takes_channels_last(module, sample),
         )
 

@@ -101,6 +101,13 @@ class Scalar:
         return torch.where(kept, (outputs.features - mean).square(), 0).sum() / mask.sum(), state
 
 
+@pytest.fixture(autouse=True, params=["perceptrons by hand", "all vmapped"])
+def way(request, monkeypatch):
+    """Train perceptrons as they are on the processor, and once more as all other models."""
+    if request.param == "all vmapped":
+        monkeypatch.setattr(stacked.perceptron, "fit", lambda jobs: stacked._Training(jobs, Device()).run())
+
+
 @pytest.fixture
 def cohort_of(make_clients):
     """Return a function that makes the five ragged clients with one architecture, which may be a new one."""
@@ -508,7 +515,7 @@ def test_features_that_enter_at_the_head_teach_clients_together_as_alone(cohort_
 
 
 def test_a_cohort_that_memory_is_too_small_for_is_trained_in_halves(architectures, make_samples, monkeypatch):
-    jobs = private_jobs(architectures["small"], make_samples)
+    jobs = private_jobs(architectures["cnn"], make_samples)
     expected, sizes, run = stacked.fit(jobs), [], stacked._Training.run
 
     def run_out(training):
@@ -571,4 +578,4 @@ def test_a_single_client_that_memory_is_too_small_for_is_an_error(architectures,
 
     monkeypatch.setattr(stacked._Training, "run", run_out)
     with pytest.raises(torch.OutOfMemoryError):
-        stacked.fit(private_jobs(architectures["small"], make_samples))
+        stacked.fit(private_jobs(architectures["cnn"], make_samples))
