@@ -254,6 +254,7 @@ def make_client_settings(configuration: Configuration, shared: Shared) -> Client
         protectors=tuple(build(component, "protector") for component in configuration.privacy),
         share_facts=frozenset(configuration.share_facts),
         lesson=tuple(build(component, "transfer lesson") for component in configuration.transfer.lesson),
+        encoding=build(configuration.encoding, "encoding"),
     )
 
 
@@ -285,6 +286,7 @@ def make_round_settings(configuration: Configuration) -> RoundSettings:
         fraction=configuration.fraction,
         min_clients=configuration.min_clients,
         share_facts=frozenset(configuration.share_facts),
+        encoding=build(configuration.encoding, "encoding"),
     )
 
 

@@ -45,6 +45,13 @@ def check_compatible(
             raise ConfigurationError(
                 f"Protector {component.name} protects {protector.carrier}; strategy {name} sends {sent}."
             )
+    exchanged = {*strategy.sends, *strategy.returns}
+    # Clients that learn alone exchange nothing, however it would travel: others are compared with them.
+    if settings.encoding.compact and exchanged and "soft_labels" not in exchanged:
+        raise ConfigurationError(
+            f"Encoding {configuration.encoding.name} is for soft labels; strategy {name} exchanges "
+            f"{', '.join(sorted(exchanged))}."
+        )
     teaches = TAUGHT.keys() & set(strategy.returns)
     taught = {TAUGHT[carrier] for carrier in teaches}
     missing = settings.objective.needs - taught - OWN_KNOWLEDGE - {"labels"}

@@ -2,7 +2,8 @@
 
 Hydra reads the overrides and composes the groups of which one part is chosen (``strategy=knfu``). Values are
 set here, so that a wrong key is answered with the nearest valid one. So are the parts that come in lists (``model``,
-``privacy``, ``corruption``, ``tracking``) or in roles (``predictor``): Hydra would merge a list of choices into one.
+``privacy``, ``corruption``, ``tracking``), in roles (``predictor``) or with values of their own (``encoding``): Hydra
+would merge a list of choices into one.
 """
 
 import itertools
@@ -226,6 +227,8 @@ def _name_parts(values: dict[str, Any], chosen: Mapping[str, str], folders: Sequ
         }
     if isinstance(predictor, dict):
         named["predictor"] = {role: _part("predictor/answer", item, folders) for role, item in predictor.items()}
+    if "encoding" in values:
+        named["encoding"] = _part("encoding", values["encoding"], folders)
     if isinstance(values.get("engine"), dict):
         named["engine"] = {"name": chosen.get("engine", "local")} | values["engine"]
     for group in ("model", "privacy", "corruption", "tracking"):

@@ -127,6 +127,10 @@ class EngineSettings:
             raise ConfigurationError("workers is for a Ray of the run's own; address names one that is running.")
 
 
+def _float32() -> Component:
+    return Component("float32", "fedfuse.encoding.float32.Float32", {})
+
+
 def _held_out() -> Component:
     return Component("held_out", "fedfuse.data.transfer_sets.held_out", {"balanced": False})
 
@@ -218,6 +222,7 @@ class Configuration:
     objective: Component
     predictor: PredictorSettings
     privacy: tuple[Component, ...]
+    encoding: Component = field(default_factory=_float32)
     learn: TrainingSettings
     absorb: TrainingSettings
     engine: EngineSettings

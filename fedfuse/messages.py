@@ -15,6 +15,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedfuse.encoding.row_bits import from_bits, to_bits
 from fedfuse.knowledge import InvalidKnowledgeError, Knowledge, Tensors, check_finite
 
 DESCRIBE = "query.describe"
@@ -60,6 +61,8 @@ class Request:
         Fused knowledge that the client has not absorbed yet.
     fused_round : int
         The round that it was fused in; 0 for initial weights, -1 where there is none.
+    compact : bool
+        Whether the rows travel as a bit for each transfer sample instead of eight bytes for each row.
     """
 
     round: int
@@ -69,6 +72,7 @@ class Request:
     rows: Tensor | None = None
     fused: Mapping[str, Tensors] | None = None
     fused_round: int = -1
+    compact: bool = False
 
     def to_record(self) -> RecordDict:
         """Return the wire form."""
@@ -87,7 +91,7 @@ class Request:
             }
         )
         if self.rows is not None:
-            record["rows"] = ArrayRecord({"rows": Array(self.rows)})
+            record["rows"] = ArrayRecord({"rows": Array(to_bits(self.rows) if self.compact else self.rows)})
         _write_carriers(record, self.fused or {})
         return record
 
@@ -96,7 +100,8 @@ class Request:
     def from_record(record: RecordDict) -> "Request":
         """Read the wire form."""
         request = record.config_records["request"]
-        rows = record.array_records["rows"]["rows"] if "rows" in record else None
+        rows = torch.from_numpy(record.array_records["rows"]["rows"].numpy()) if "rows" in record else None
+        compact = rows is not None and rows.dtype == torch.uint8
         fused_round = _integer(request, "fused-round")
         fused = _read_carriers(record, _names(request, "carriers")) if fused_round >= 0 else None
         for carrier, tensors in (fused or {}).items():
@@ -106,9 +111,10 @@ class Request:
             run=str(request["run"]),
             sends=_names(request, "sends"),
             facts=_names(request, "facts"),
-            rows=None if rows is None else torch.from_numpy(rows.numpy()),
+            rows=from_bits(rows) if rows is not None and compact else rows,
             fused=fused,
             fused_round=fused_round,
+            compact=compact,
         )
 
 

@@ -8,7 +8,7 @@ resume all use that one rule.
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +19,10 @@ from torch import Tensor
 from fedfuse.carriers.carrier import CARRIERS, ON_TRANSFER_SET, stack
 from fedfuse.carriers.expectation import Expectation
 from fedfuse.carriers.soft_labels import SIMPLEX_TOLERANCE
+from fedfuse.encoding.encoding import Encoding
+from fedfuse.encoding.float32 import FLOAT32
 from fedfuse.errors import FedfuseError, TooFewClientsError
-from fedfuse.knowledge import Fused, InvalidKnowledgeError, Tensors
+from fedfuse.knowledge import Fused, InvalidKnowledgeError, Knowledge, Tensors
 from fedfuse.messages import ABSORB, SHARE, Reply, Request, count_bytes
 from fedfuse.metrics import ClientMetrics, LeftOut, RoundRecord
 from fedfuse.randomness import numpy_generator
@@ -49,6 +51,7 @@ class RoundSettings:
     fraction: float
     min_clients: int
     share_facts: frozenset[str]
+    encoding: Encoding = FLOAT32
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Rounds:
         """Meet the clients, and lay out what they start from; after a resume the checkpoint has it already."""
         self.roster.wait_for(grid, self.settings.num_clients, timeout)
         if initial is not None:
-            self.waiting.put(initial, INITIAL)
+            self.waiting.put(initial, INITIAL, self.settings.encoding)
 
     def run_round(self, strategy: "FusionStrategy", grid: Grid, round: int, timeout: float) -> None:
         """Run one round, or what is left of it after a resume.
@@ -151,6 +154,7 @@ class Rounds:
                 rows=rows if strategy.sends & ON_TRANSFER_SET else None,
                 fused=fused,
                 fused_round=fused_round,
+                compact=settings.encoding.compact,
             )
         return self._messages(requests, SHARE)
 
@@ -170,7 +174,7 @@ class Rounds:
                 self._check_fused(strategy, fused, list(checked))
             except InvalidKnowledgeError as error:
                 raise FedfuseError(f"{type(strategy).__name__}.fuse returned bad knowledge: {error}.") from error
-            self.waiting.put(fused, round)
+            self.waiting.put(fused, round, self.settings.encoding)
         if fused.relevance is not None:
             self.under_way.relevance = fused.relevance.detach().clone()
             self.under_way.relevance_clients = list(checked)
@@ -249,7 +253,7 @@ class Rounds:
             raise FedfuseError(
                 f"{type(strategy).__name__}.ask must return some of the {len(chosen)} rows it was given."
             )
-        return asked
+        return asked.sort().values
 
     @property
     def _asked(self) -> Tensor:
@@ -320,8 +324,17 @@ class Rounds:
         seconds = reply.seconds or {}
         if not set(seconds) <= CLIENT_VERBS or not all(0 <= value <= LONGEST_VERB for value in seconds.values()):
             raise InvalidKnowledgeError("the reply has implausible times")
+        if reply.knowledge is not None:
+            reply = replace(reply, knowledge=self._decode(reply.knowledge))
         check(reply)
         return reply
+
+    def _decode(self, knowledge: Knowledge) -> Knowledge:
+        tensors, server = knowledge.carriers.get("soft_labels"), self.server
+        if tensors is None:
+            return knowledge
+        decoded = self.settings.encoding.decode(tensors, server.num_transfer, server.num_classes, server.dtype)
+        return replace(knowledge, carriers={**knowledge.carriers, "soft_labels": decoded})
 
     def _leave_out(self, client_id: int, phase: str, reason: str) -> None:
         # A reason can quote a client, which must neither fill our files nor control a terminal.

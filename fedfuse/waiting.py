@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from fedfuse.carriers.soft_labels import pack_fused
+from fedfuse.encoding.encoding import Encoding
+from fedfuse.encoding.float32 import FLOAT32
 from fedfuse.knowledge import Fused, Tensors
 
 INITIAL = 0
@@ -32,12 +34,12 @@ class Waiting:
     personal: dict[int, tuple[int, Mapping[str, Tensors]]] = field(default_factory=dict)
     absorbed: dict[int, int] = field(default_factory=dict)
 
-    def put(self, fused: Fused, round: int) -> None:
-        """Take what a strategy fused."""
+    def put(self, fused: Fused, round: int, encoding: Encoding = FLOAT32) -> None:
+        """Take what a strategy fused, and encode the soft labels of it."""
         if fused.common is not None:
-            self.common, self.common_round = _pack(fused.common), round
+            self.common, self.common_round = _pack(fused.common, encoding), round
         for client_id, carriers in fused.personal.items():
-            self.personal[client_id] = (round, _pack(carriers))
+            self.personal[client_id] = (round, _pack(carriers, encoding))
 
     def newest_for(self, client_id: int) -> tuple[int, Mapping[str, Tensors] | None]:
         """Return the round and tensors that a client should absorb next, or ``(-1, None)``."""
@@ -64,10 +66,12 @@ class Waiting:
         }
 
 
-def _pack(carriers: Mapping[str, Tensors]) -> dict[str, Tensors]:
-    return {
-        carrier: pack_fused(tensors) if carrier == "soft_labels" else tensors for carrier, tensors in carriers.items()
-    }
+def _pack(carriers: Mapping[str, Tensors], encoding: Encoding) -> dict[str, Tensors]:
+    packed = dict(carriers)
+    if "soft_labels" in carriers:
+        tensors = carriers["soft_labels"]
+        packed["soft_labels"] = encoding.encode(pack_fused(tensors), len(tensors["mask"]))
+    return packed
 
 
 def _plain(carriers: Mapping[str, Tensors]) -> dict[str, dict[str, Tensor]]:

@@ -17,6 +17,7 @@ GROUPS = (
     "objective",
     "predictor/answer",
     "privacy",
+    "encoding",
 )
 SHIPPED = [(group, name) for group in GROUPS for name in catalogue.names(group, catalogue.folders())]
 # Each names a predictor for everyone who asks: it has no target of its own.

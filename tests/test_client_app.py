@@ -30,6 +30,8 @@ KNFU = f"{BASE} strategy=knfu model=[mlp_small,mlp_large,cnn_small]"
 RUNS = {
     "knfu": KNFU,
     "swing": f"{KNFU} privacy=[swing] transfer/policy=random_subset",
+    "encoded": f"{KNFU} encoding=uint8 privacy=[swing] transfer/policy=random_subset",
+    "encoded-sampled": f"{BASE} strategy=fedmd encoding=top_k fraction=0.6 model=[mlp_small,mlp_large,cnn_small]",
     "fedmd-sampled": f"{BASE} strategy=fedmd fraction=0.6 model=[mlp_small,mlp_large,cnn_small]",
     "fedproto": f"{BASE} strategy=fedproto model=[mlp_small,mlp_large,cnn_small]",
     "fedavg": f"{BASE} strategy=fedavg model=[cnn_small]",

@@ -50,6 +50,15 @@ def test_a_protector_of_what_is_not_sent_is_refused(protector, strategy, model, 
     )
 
 
+def test_an_encoding_of_what_is_not_exchanged_is_refused_but_for_who_exchanges_nothing():
+    assert refusal("strategy=fedproto", "encoding=uint8") == (
+        "Encoding uint8 is for soft labels; strategy fedproto exchanges prototypes."
+    )
+    for strategy, encoding in (("local", "uint8"), ("fedproto", "float32")):
+        simulation = assemble(compose([*BASE, f"strategy={strategy}", f"encoding={encoding}"]))
+        assert simulation.configuration.encoding.name == encoding
+
+
 def test_an_objective_that_needs_what_does_not_come_back_is_refused():
     assert refusal("strategy=fedproto", "objective=kd") == (
         "Objective kd needs soft_labels; strategy fedproto returns prototypes only."

@@ -6,6 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from fedfuse import catalogue
 from fedfuse.composition import compose, expand, quote
 from fedfuse.configuration import (
+    Component,
     EngineSettings,
     OptimizerSettings,
     SplitSettings,
@@ -196,6 +197,15 @@ def test_corruption_keeps_its_order_and_can_be_changed():
     assert [one.name for one in corruption] == ["noisy_features", "noisy_labels"]
     assert corruption[1].arguments["rate"] == 0.25
     assert compose([]).corruption == ()
+
+
+def test_an_encoding_is_chosen_by_name_and_can_be_changed():
+    assert compose([]).encoding == Component("float32", "fedfuse.encoding.float32.Float32", {})
+    assert compose(["encoding=top_k"]).encoding.arguments == {"k": 3, "compressed": True}
+    changed = compose(["encoding={name: top_k, k: 5}"]).encoding
+    assert (changed.name, changed.arguments) == ("top_k", {"k": 5, "compressed": True})
+    with pytest.raises(ConfigurationError, match=r"^Unknown encoding 'unit8'\. Did you mean 'uint8'\?"):
+        compose(["encoding=unit8"])
 
 
 def test_privacy_keeps_its_order_and_can_be_changed():

@@ -464,3 +464,21 @@ def test_bytes_of_a_request_of_no_run_can_be_counted():
 def test_a_description_can_be_the_word_that_the_client_failed():
     record = Failure("failed", "KeyError").to_record()
     assert refused(Description.from_record, record) == "failed: KeyError"
+
+
+def test_rows_of_a_compact_request_take_a_bit_each():
+    rows = torch.arange(0, 1000, 3)
+    plain, compact = Request(1, rows=rows), Request(1, rows=rows, compact=True)
+    read = Request.from_record(sent(compact.to_record()))
+    assert bits(read.rows) == bits(rows)
+    assert read.compact
+    assert not Request.from_record(sent(plain.to_record())).compact
+    # 334 rows of 8 bytes, or 1,000 bits.
+    assert count_bytes(plain.to_record()) - count_bytes(compact.to_record()) == pytest.approx(334 * 8 - 125, abs=8)
+
+
+def test_rows_that_are_no_row_of_bits_are_malformed():
+    record = Request(1, rows=torch.arange(3), compact=True).to_record()
+    record["rows"] = ArrayRecord({"rows": Array(torch.zeros(2, 2, dtype=torch.uint8))})
+    with pytest.raises(InvalidKnowledgeError, match="rows are not written as bits"):
+        Request.from_record(record)

@@ -16,6 +16,7 @@ from fedfuse.client.learn import learn
 from fedfuse.client.state import ABSORBED, SHARED, Generation, MemoryStore
 from fedfuse.composition import compose
 from fedfuse.configuration import FACTS
+from fedfuse.encoding.compression import compress
 from fedfuse.engine import sequential
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import FedfuseError, TooFewClientsError
@@ -223,6 +224,19 @@ ANY_PHASE = {
     "endless-time": ([], numbers("seconds", learn=1e308), "the reply has implausible times"),
     "nan-time": ([], numbers("seconds", learn=float("nan")), "metric learn is no finite number"),
 }
+
+
+def code(change):
+    """Change the bytes of encoded soft labels."""
+
+    def changed(own):
+        plain = change(own["code"].numpy().tobytes())
+        return own | {"code": torch.tensor(list(plain), dtype=torch.uint8)}
+
+    return tensors(changed)
+
+
+UINT8 = ["encoding=uint8", "strategy=fedmd"]
 SHARE_FAULTS = ANY_PHASE | {
     "other-carrier": ([], other_carrier, "sent ['weights'], asked for ['soft_labels']"),
     "no-carrier": ([], no_carrier, "sent [], asked for ['soft_labels']"),
@@ -330,6 +344,39 @@ SHARE_FAULTS = ANY_PHASE | {
         ["strategy=fedproto"],
         tensors(lambda own: own | {"mask": own["mask"].float()}, "prototypes"),
         "prototypes have the wrong type",
+    ),
+    "encoded-cut-short": (UINT8, code(lambda stream: stream[:-1]), "soft labels do not decompress to 400 bytes"),
+    "encoded-bomb": (UINT8, code(lambda stream: compress(bytes(2**22))), "soft labels do not decompress to 400 bytes"),
+    "encoded-no-class": (UINT8, code(lambda stream: compress(b"\x0a" * 400)), "soft labels name a class that there is"),
+    "encoded-too-much": (
+        UINT8,
+        code(lambda stream: compress(bytes(40) + b"\xff" * 360)),
+        "the levels of soft labels are more than there are",
+    ),
+    "encoded-off-the-simplex": (
+        ["encoding=float16", "strategy=fedmd"],
+        code(lambda stream: compress(bytes(800))),
+        "soft labels are off the simplex",
+    ),
+    "encoded-not-finite": (
+        ["encoding=float16", "strategy=fedmd"],
+        code(lambda stream: compress(b"\xff" * 800)),
+        "soft labels are not finite",
+    ),
+    "encoded-other-rows": (
+        [*UINT8, SUBSET],
+        tensors(lambda own: own | {"rows": own["rows"].roll(1)}),
+        "soft labels ",
+    ),
+    "not-encoded": (
+        UINT8,
+        tensors(lambda own: {"soft_labels": torch.full((40, 10), 0.1)}),
+        "encoded soft labels came as ['soft_labels']",
+    ),
+    "encoded-unasked": (
+        ["strategy=fedmd"],
+        tensors(lambda own: {"code": torch.zeros(400, dtype=torch.uint8)}),
+        "soft labels came as ['code']",
     ),
 }
 
@@ -694,6 +741,56 @@ def test_soft_labels_cost_what_their_numbers_take(tmp_path):
     numbers = 4 * 40 * 10 * 4  # clients, samples, classes, bytes
     assert numbers < lines[0]["bytes_up"] < numbers + 4 * 1000
     assert numbers < lines[0]["bytes_down"] < numbers + 4 * 1000
+
+
+def test_encoded_soft_labels_cost_what_their_bytes_take(tmp_path):
+    lines, _ = run(simulation_of("encoding={name: uint8, compressed: false}"), tmp_path / "run")
+    as_they_are, _ = healthy_run()
+    saved = 4 * 40 * 10 * 3  # clients, samples, classes, bytes
+    rows = 4 * (40 * 8 - 5)  # a bit each
+    for name, expected in (("bytes_up", saved), ("bytes_down", saved + rows)):
+        # What Flower writes beside the numbers, such as their type, is a little different.
+        assert as_they_are[0][name] - lines[0][name] == pytest.approx(expected, abs=4 * 40)
+
+
+@pytest.mark.parametrize("overrides", [[], [SUBSET]])
+def test_a_strategy_sees_and_clients_absorb_what_was_quantised(overrides, tmp_path):
+    simulation = simulation_of("strategy=fedmd", "encoding=uint8", "privacy=[swing]", *overrides)
+    grid = Wire(simulation)
+    _, seen = run(simulation, tmp_path / "run", grid)
+    _, as_they_are = healthy_run("strategy=fedmd", "privacy=[swing]", *overrides)
+    for knowledge in seen:
+        levels = knowledge.soft_labels[knowledge.mask] * 510
+        assert (levels - levels.round()).abs().max() < 1e-3
+        assert (levels.sum(1) - 510).abs().max() < 1e-3
+    # Before anything came back only the encoding makes a difference.
+    assert (seen[0].soft_labels - as_they_are[0].soft_labels).abs().max() < 1 / 510
+    assert not torch.equal(seen[0].soft_labels, as_they_are[0].soft_labels)
+    # The reference of a protector is what the client received.
+    received = grid.state(1, Generation(3, ABSORBED)).received["soft_labels"]
+    levels = received["soft_labels"][received["rows"]] * 510
+    assert (levels - levels.round()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("encoding", ["float16", "uint8", "top_k", "hard"])
+def test_a_run_with_encoded_soft_labels_resumes_as_if_never_stopped(encoding, tmp_path):
+    overrides = ["strategy=knfu", f"encoding={encoding}", SUBSET, "fraction=0.5"]
+    simulation = simulation_of(*overrides)
+    whole, _ = run(simulation, tmp_path / "whole")
+    stop_in_absorb(simulation, tmp_path / "run", 2)
+    resumed, _ = run(simulation, tmp_path / "run")
+    assert without_seconds(resumed) == without_seconds(whole)
+
+
+def test_both_runners_exchange_the_same_levels(tmp_path):
+    seen = {}
+    for runner in ("sequential", "stacked"):
+        simulation = simulation_of("encoding=uint8", "engine.precision=float64")
+        grid = Wire(simulation)
+        grid._runner = runner
+        _, seen[runner] = run(simulation, tmp_path / runner, grid)
+    for one, other in zip(seen["sequential"], seen["stacked"], strict=True):
+        torch.testing.assert_close(one.soft_labels, other.soft_labels, rtol=0, atol=1e-9)
 
 
 def test_requests_ask_for_the_same_rows_of_everybody_and_others_each_round():

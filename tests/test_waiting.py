@@ -1,5 +1,6 @@
 import torch
 
+from fedfuse.encoding.uint8 import uint8
 from fedfuse.knowledge import Fused
 from fedfuse.waiting import Waiting
 
@@ -57,3 +58,20 @@ def test_a_checkpoint_holds_the_rows_of_a_client_and_not_the_stack_they_came_fro
     waiting.put(Fused.for_each([3], prototypes={"prototypes": stack}), 1)
     torch.save(waiting.to_dict(), tmp_path / "waiting.pt")
     assert (tmp_path / "waiting.pt").stat().st_size < 50 * 10 * 4 + 4000
+
+
+def test_soft_labels_wait_as_they_travel():
+    encoding = uint8(510, compressed=False)
+    soft_labels = torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+    mask = torch.tensor([True, False, True])
+    waiting = Waiting()
+    waiting.put(
+        Fused.for_all(soft_labels={"soft_labels": soft_labels, "mask": mask}, head={"w": soft_labels}), 1, encoding
+    )
+    round, carriers = Waiting(**waiting.to_dict()).newest_for(0)
+    assert round == 1
+    assert torch.equal(carriers["head"]["w"], soft_labels)
+    assert {name: tensor.tolist() for name, tensor in carriers["soft_labels"].items()} == {
+        "code": [1, 0, 0, 0],
+        "rows": [0b101],
+    }

@@ -53,14 +53,14 @@ def express(
 
 
 def pack(soft_labels: Tensor, rows: Tensor, num_transfer: int) -> dict[str, Tensor]:
-    """Put soft labels ``[R, C]`` and their rows into the form that travels: rows only where they are not all."""
+    """Put soft labels ``[R, C]`` and their rows into the form that is encoded: rows only where they are not all."""
     if len(rows) == num_transfer:
         return {"soft_labels": soft_labels}
     return {"soft_labels": soft_labels, "rows": rows.to(torch.int32)}
 
 
 def pack_fused(tensors: Tensors) -> Tensors:
-    """Put a strategy's fused ``soft_labels`` ``[M, C]`` and ``mask`` ``[M]`` into the form that travels."""
+    """Put a strategy's fused ``soft_labels`` ``[M, C]`` and ``mask`` ``[M]`` into the form that is encoded."""
     mask = tensors["mask"]
     rows = torch.nonzero(mask).squeeze(1)
     return pack(tensors["soft_labels"][rows], rows, len(mask))
@@ -154,6 +154,7 @@ def _job(client: Client, state: ClientState, taught: Taught, round: int, setting
 def _unpack(tensors: Tensors, settings: ClientSettings) -> tuple[Tensor, Tensor]:
     # Rows that carry nothing are uniform: harmless as a reference, and never trained on.
     num_transfer, num_classes = len(settings.transfer), settings.num_classes
+    tensors = settings.encoding.decode(tensors, num_transfer, num_classes, settings.dtype)
     values = tensors["soft_labels"].to(settings.dtype)
     rows = tensors["rows"].to(torch.int64) if "rows" in tensors else torch.arange(num_transfer)
     fits = values.shape == (len(rows), num_classes)

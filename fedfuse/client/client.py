@@ -8,6 +8,8 @@ from fedfuse.client.state import ClientState
 from fedfuse.configuration import TrainingSettings
 from fedfuse.data.federation import ClientData, TransferSet
 from fedfuse.data.samples import Samples
+from fedfuse.encoding.encoding import Encoding
+from fedfuse.encoding.float32 import FLOAT32
 from fedfuse.models.architecture import Architecture
 from fedfuse.objectives.objective import Objective
 from fedfuse.predictors.predictor import Predictor
@@ -63,6 +65,8 @@ class ClientSettings:
     share_facts : frozenset[str]
         The private facts that may travel at all: ``num_examples``, ``label_counts``, ``private_labels``,
         ``test_metrics``.
+    encoding : Encoding
+        How soft labels travel.
     """
 
     seed: int
@@ -77,6 +81,7 @@ class ClientSettings:
     protectors: tuple[Protector, ...]
     share_facts: frozenset[str]
     lesson: tuple[LessonStep, ...] = ()
+    encoding: Encoding = FLOAT32
 
     @property
     def num_classes(self) -> int:

@@ -1,4 +1,4 @@
-"""The third verb: make the knowledge safe to send."""
+"""The third verb: make the knowledge safe to send, and write it as it is sent."""
 
 from collections.abc import Mapping
 
@@ -16,12 +16,12 @@ def protect(
     request: Request,
     settings: ClientSettings,
 ) -> dict[str, Tensors]:
-    """Apply every protector in order, each with a stream of noise of its own.
+    """Apply every protector in order, each with a stream of noise of its own, and encode soft labels after them.
 
     Returns
     -------
     dict[str, Tensors]
-        The knowledge that may leave the client.
+        The knowledge that may leave the client, in the form that travels.
     """
     protected = dict(expressed)
     for number, protector in enumerate(settings.protectors):
@@ -38,4 +38,6 @@ def protect(
             **tensors,
             "soft_labels": protector(tensors["soft_labels"], reference, generator),
         }
+    if "soft_labels" in protected:
+        protected["soft_labels"] = settings.encoding.encode(protected["soft_labels"], len(settings.transfer))
     return protected

@@ -20,6 +20,7 @@ TABLES = {
     "models": {"model": "model=[NAME,...]"},
     "carriers": {CARRIER: "a strategy names them in `sends` and `returns`"},
     "protectors": {"privacy": "privacy=[NAME,...]"},
+    "encodings": {"encoding": "encoding=NAME"},
     "predictors": {
         "predictor": "predictor=NAME",
         "predictor/answer": "predictor.share=NAME, also predictor.personal and predictor.general",

@@ -208,7 +208,7 @@ def _baseline(one: _Combination) -> _Combination:
 
 def _is_of_method(override: str) -> bool:
     """Say whether it belongs to what is compared, rather than to the setting in which all are compared."""
-    return re.split(r"[./\[]", key_of(override))[0] in ("strategy", "privacy")
+    return re.split(r"[./\[]", key_of(override))[0] in ("strategy", "privacy", "encoding")
 
 
 def _compose(one: _Combination, config_dir: Path | None) -> Configuration:

@@ -84,6 +84,8 @@ def _changes(key: str, base: Any, wanted: Any) -> Iterator[str]:  # noqa: ANN401
         return
     if key.startswith("predictor.") and isinstance(wanted, Component):
         yield f"{key}={_part('predictor/answer', wanted)}"
+    elif key == "encoding":
+        yield f"{key}={_part(key, wanted)}"
     elif key == "transfer.data" and isinstance(wanted, Component):
         yield f"{key}={_part('data', wanted)}"
     elif isinstance(wanted, Component):

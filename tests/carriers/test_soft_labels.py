@@ -12,6 +12,7 @@ from fedfuse.client.predict import predict
 from fedfuse.client.rehearse import SHARE
 from fedfuse.client.teach import teach
 from fedfuse.configuration import CLOSED_FORM, OptimizerSettings, TrainingSettings
+from fedfuse.encoding.uint8 import uint8
 from fedfuse.engine import sequential, stacked
 from fedfuse.knowledge import InvalidKnowledgeError, Knowledge
 from fedfuse.messages import Request
@@ -259,6 +260,23 @@ def test_absorbing_moves_a_model_towards_the_fused_soft_labels(cohort, fused_sof
         target = request.fused["soft_labels"]["soft_labels"]
         distances = [divergence(client, state, settings, target, own_rows) for state in (before, after)]
         assert distances[1] < 0.6 * distances[0]
+
+
+@pytest.mark.parametrize("rows", [None, [1, 2, 6, 7, 8]])
+def test_what_is_absorbed_is_what_was_quantised(cohort, fused_soft_labels, rows):
+    clients, states, settings = cohort
+    encoding = uint8(510, compressed=True)
+    encoded = encoding.encode(fused_soft_labels(rows), 10)
+    assert "soft_labels" not in encoded
+    decoded = encoding.decode(encoded, 10, 3, torch.float64)
+    settings = replace(settings, protectors=(Swing(),))
+    expected = soft_labels.absorb(clients, states, [fused_request(decoded)] * 5, settings, sequential.fit)
+    settings = replace(settings, encoding=encoding)
+    taught = soft_labels.absorb(clients, states, [fused_request(encoded)] * 5, settings, sequential.fit)
+    for one, other in zip(taught, expected, strict=True):
+        assert all(torch.equal(tensor, other.parameters[name]) for name, tensor in one.parameters.items())
+        for name, tensor in one.received["soft_labels"].items():
+            assert torch.equal(tensor, other.received["soft_labels"][name])
 
 
 def test_only_rows_that_carry_knowledge_are_trained_on_each_once_an_epoch(cohort, fused_soft_labels):

@@ -5,6 +5,7 @@ import torch
 
 from fedfuse.client.client import first_state
 from fedfuse.client.protect import protect
+from fedfuse.encoding.uint8 import uint8
 from fedfuse.privacy.swing import Swing
 
 
@@ -126,3 +127,16 @@ def test_a_shipped_protector_gives_probabilities_that_differ_from_what_was_expre
     protected = protect(client, state, expressed, share_request(), settings)["soft_labels"]["soft_labels"]
     torch.testing.assert_close(protected.sum(1), torch.ones(10, dtype=torch.float64))
     assert (protected - expressed["soft_labels"]["soft_labels"]).abs().max() > 0.01
+
+
+def test_soft_labels_are_encoded_after_the_last_protector(client, make_settings, share_request):
+    blur = Spy(lambda soft_labels: (soft_labels + 1) / 4)
+    encoding, expressed = uint8(510, compressed=True), expressed_of()
+    settings = make_settings(protectors=(blur,), encoding=encoding)
+    protected = protect(client, first_state(client, settings), expressed, share_request(), settings)
+    assert blur.seen == [expressed["soft_labels"]["soft_labels"]]
+    assert set(protected["soft_labels"]) == {"code"}
+    assert protected["weights"] is expressed["weights"]
+    read = encoding.decode(protected["soft_labels"], 10, 3, torch.float64)["soft_labels"]
+    blurred = (expressed["soft_labels"]["soft_labels"] + 1) / 4
+    torch.testing.assert_close(read, blurred, rtol=0, atol=1 / 510)

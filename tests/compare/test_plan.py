@@ -59,6 +59,12 @@ def test_what_belongs_to_a_strategy_makes_a_method_and_is_not_for_local():
     assert plan.runs[0].overrides == ("strategy=local",)
 
 
+def test_encodings_are_compared_with_one_local_run():
+    plan = make_plan(["strategy=fedmd", "encoding=float32,top_k"])
+    assert [run.method for run in plan.runs] == ["local", "fedmd encoding=float32", "fedmd encoding=top_k"]
+    assert plan.runs[0].overrides == ("strategy=local",)
+
+
 def test_local_can_run_beside_a_protected_strategy_of_ones_own():
     words = ["strategy=custom", "strategy._target_=strategies.fedmd.FedMD", "++strategy.space=logit,probability"]
     plan = make_plan([*words, "privacy=[swing]"])

@@ -33,6 +33,8 @@ def test_the_defaults_need_no_overrides():
         ["strategy=fedavg", "model=[{name: cnn_small,channels: [4,8]}]"],
         ["model=[mlp_small,{name: mlp_small,hidden: [3,5]}]"],
         ["privacy=[swing,{name: noise,scale: 0.5},swing]"],
+        ["encoding=uint8"],
+        ["encoding={name: top_k,k: 5,compressed: false}"],
         ["partition=iid", "partition.min_samples=3"],
         ["data=har"],  # brings a partition, models and a number of clients along
         ["data=har", "partition=dirichlet", "partition.alpha=0.1"],

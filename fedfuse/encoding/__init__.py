@@ -1,0 +1,1 @@
+"""How soft labels are written into messages, chosen by name from ``configs/encoding``."""
