@@ -385,6 +385,7 @@ CHANGES = {
     "strategy": ["strategy=local"],
     "privacy": ["privacy=[swing]"],
     "engine": ["engine.timeout=9"],
+    "encoding": ["encoding=float16"],
     "tracking": ["tracking=[tensorboard]"],
     "corruption": ["corruption=[noisy_labels]"],
 }

@@ -157,7 +157,7 @@ STOPS = {
         {"target": SAVE, "after": True, "only": of_generation(2, SHARED)},
         1,
     ),
-    "in-fuse": ({"target": "fedfuse.waiting.Waiting.put", "only": lambda self, fused, round: round == 2}, 1),
+    "in-fuse": ({"target": "fedfuse.waiting.Waiting.put", "only": lambda self, fused, round, encoding: round == 2}, 1),
     "between-the-files-after-share": ({"target": REPLACE, "number": 4, "only": server_file}, 1),
     "after-share": ({"target": REPLACE, "number": 4, "after": True, "only": server_file}, 1),
     "in-absorb-with-one-client-done": (
