@@ -37,7 +37,7 @@ class LEEPWeighted(FusionStrategy):
 
     sends = returns = frozenset({"soft_labels"})
 
-    def __init__(self, temperature: float = 0.1, samples: int = 200) -> None:
+    def __init__(self, temperature: float = 0.1, samples: int = 100) -> None:
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature={temperature} must be finite and positive")
         if samples < 1:
