@@ -111,7 +111,8 @@ def absorb(
 ) -> list[ClientState]:
     """Distil the fused soft labels into the models of a cohort, on the rows of the transfer set that carry them."""
     received = [_unpack((request.fused or {})["soft_labels"], settings) for request in requests]
-    lessons = teach(clients, states, received, "absorb", requests[0].fused_round, settings)
+    rounds = [request.fused_round for request in requests]
+    lessons = teach(clients, states, received, "absorb", rounds, settings)
     jobs = [
         _job(client, state, taught, request.fused_round, settings)
         for client, state, taught, request in zip(clients, states, lessons, requests, strict=True)

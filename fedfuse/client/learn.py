@@ -56,7 +56,7 @@ def learn(
         if "soft_labels" in kind:
             kept = [state.received["soft_labels"] for state in their_states]
             fused = [(tensors["soft_labels"], tensors["rows"]) for tensors in kept]
-            lessons = teach(some, their_states, fused, "learn", round, settings)
+            lessons = teach(some, their_states, fused, "learn", [round] * len(rows), settings)
         jobs = [
             _job(client, state, taught, round, settings)
             for client, state, taught in zip(some, their_states, lessons, strict=True)

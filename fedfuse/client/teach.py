@@ -35,7 +35,7 @@ def teach(
     states: Sequence[ClientState],
     fused: Sequence[tuple[Tensor, Tensor]],
     verb: str,
-    round: int,
+    rounds: Sequence[int],
     settings: ClientSettings,
 ) -> list[Taught]:
     """Make the lessons of a cohort.
@@ -48,8 +48,8 @@ def teach(
         For each client fused soft labels ``[M, C]`` and the rows ``[R]`` to learn from.
     verb : str
         What they are for, ``"learn"`` or ``"absorb"``; with the round it decides what is drawn.
-    round : int
-        The round of that.
+    rounds : Sequence[int]
+        The round of that, for each client: who was away catches up with an earlier one.
     settings : ClientSettings
         How every client works.
     """
@@ -62,7 +62,7 @@ def teach(
     if settings.transfer.domains is not None and any(step.needs_domains for step in settings.lesson):
         domains = one_hot(settings.transfer.domains).to(settings.dtype)
     taught = []
-    for client, state, (soft_labels, rows), answered in zip(clients, states, fused, own, strict=True):
+    for client, state, (soft_labels, rows), answered, round in zip(clients, states, fused, own, rounds, strict=True):
         generator = numpy_generator(settings.seed, f"lesson {verb}", round, client.client_id)
         lesson = Lesson(inputs, soft_labels, rows, answered, domains=domains)
         memory: dict[str, Tensor] = {}

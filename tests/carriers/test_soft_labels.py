@@ -519,13 +519,26 @@ def test_what_learn_rehearses_is_kept_with_its_rows_before_the_lesson(cohort, fu
             assert torch.equal(state.received["soft_labels"]["soft_labels"][[1, 7, 9]], fused["soft_labels"])
 
 
+def test_who_catches_up_is_taught_the_same_beside_clients_of_another_round(cohort, fused_soft_labels):
+    clients, states, settings = cohort
+    settings = replace(settings, lesson=(PartialMixup(1.0),))
+    requests = [replace(fused_request(fused_soft_labels()), fused_round=row + 1) for row in range(5)]
+    together, alone = Recorder(), Recorder()
+    soft_labels.absorb(clients, states, requests, settings, together)
+    for client, state, request, one in zip(clients, states, requests, together.jobs, strict=True):
+        soft_labels.absorb([client], [state], [request], settings, alone)
+        (other,) = alone.jobs
+        assert torch.equal(one.streams["transfer"].tensors["inputs"], other.streams["transfer"].tensors["inputs"])
+        assert torch.equal(one.streams["transfer"].plan, other.streams["transfer"].plan)
+
+
 def test_a_lesson_is_what_is_visited(cohort, fused_soft_labels):
     clients, states, settings = cohort
     settings, runner = replace(settings, lesson=(WhereBetter(), Margin())), Recorder()
     # So unsure that some clients are surer of some samples.
     fused = {"soft_labels": 0.2 * fused_soft_labels()["soft_labels"] + 0.8 / 3}
     soft_labels.absorb(clients, states, [fused_request(fused)] * 5, settings, runner)
-    lessons = teach(clients, states, [(fused["soft_labels"], torch.arange(10))] * 5, "absorb", 1, settings)
+    lessons = teach(clients, states, [(fused["soft_labels"], torch.arange(10))] * 5, "absorb", [1] * 5, settings)
     assert len({tuple(one.lesson.rows.tolist()) for one in lessons}) > 1
     for job, taught in zip(runner.jobs, lessons, strict=True):
         stream, rows = job.streams["transfer"], taught.lesson.rows
@@ -539,7 +552,7 @@ def test_what_a_lesson_remembers_stays_beside_all_other_memory(make_clients, mak
     remembered = {"private.0.mean": torch.tensor(2.0), "transfer.0.t": torch.tensor(0.5)}
     state = replace(first_state(client, settings), objective_state=remembered)
     fused, runner = fused_soft_labels(), Recorder()
-    (taught,) = teach([client], [state], [(fused["soft_labels"], torch.arange(10))], "absorb", 1, settings)
+    (taught,) = teach([client], [state], [(fused["soft_labels"], torch.arange(10))], "absorb", [1], settings)
     (after,) = soft_labels.absorb([client], [state], [fused_request(fused)], settings, runner)
     mixture = after.objective_state["lesson.1.mixture"]
     assert torch.equal(mixture, taught.memory["lesson.1.mixture"])

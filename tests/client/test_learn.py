@@ -503,7 +503,7 @@ def test_what_a_lesson_remembers_stays_beside_all_other_memory(make_clients, reh
     remembered = {"private.0.mean": torch.tensor(2.0), "transfer.0.t": torch.tensor(0.5)}
     state = replace(with_soft_labels(first_state(client, settings)), objective_state=remembered)
     kept = state.received["soft_labels"]
-    (taught,) = teach([client], [state], [(kept["soft_labels"], kept["rows"])], "learn", 1, settings)
+    (taught,) = teach([client], [state], [(kept["soft_labels"], kept["rows"])], "learn", [1], settings)
     runner, (after,) = record([client], settings, states=[state])
     assert set(taught.memory) == {"lesson.1.mixture"}
     assert runner.jobs[0].objective_state == remembered | {

@@ -63,7 +63,7 @@ def lesson_of(settings, fused, **changes):
 
 def taught_by(settings, clients, fused, states=None, verb="absorb", round=3):
     states = states or [first_state(client, settings) for client in clients]
-    return teach(clients, states, [(fused, ROWS)] * len(clients), verb, round, settings)
+    return teach(clients, states, [(fused, ROWS)] * len(clients), verb, [round] * len(clients), settings)
 
 
 def with_relations(state):
@@ -113,7 +113,7 @@ def test_each_client_is_taught_what_is_meant_for_it(make_clients, make_settings,
         (fused_soft_labels(seed=1)["soft_labels"], torch.tensor([2])),
     ]
     states = [first_state(client, settings) for client in clients]
-    taught = teach(clients, states, given, "learn", 1, settings)
+    taught = teach(clients, states, given, "learn", [1] * len(clients), settings)
     assert [(one.lesson.soft_labels, one.lesson.rows) for one in taught] == given
 
 

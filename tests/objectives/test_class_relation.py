@@ -171,7 +171,7 @@ def test_clients_with_other_known_classes_learn_from_what_they_answered_alike_in
     architecture, rows = clients[0].architecture, torch.arange(10)
     states = [ClientState(architecture.initial_parameters(seed, torch.float64)) for seed in range(len(clients))]
     fused = [(probabilities(10, 3, seed=seed), rows) for seed in range(len(clients))]
-    lessons, jobs = teach(clients, states, fused, "absorb", 1, settings), []
+    lessons, jobs = teach(clients, states, fused, "absorb", [1] * len(clients), settings), []
     for client, state, taught in zip(clients, states, lessons, strict=True):
         plan = batch_plan(rows.repeat(2, 1), 4)
         stream = transfer_stream(client, state, taught, plan, None, settings)
