@@ -33,6 +33,8 @@ from fedfuse.data.transfer_sets import Chosen, from_elsewhere
 from fedfuse.errors import ConfigurationError
 from fedfuse.models.architecture import Architecture, describe
 from fedfuse.predictors.predictor import FUSED_HEAD
+from fedfuse.privacy.chain import check_chain, promises, record_of
+from fedfuse.privacy.exposure import Exposure
 from fedfuse.randomness import numpy_generator
 from fedfuse.rounds import RoundSettings
 from fedfuse.server import Server
@@ -40,6 +42,8 @@ from fedfuse.strategy import FusionStrategy
 from fedfuse.tracking.tracker import Tracker
 
 RESUME = "resume="
+# Facts about a client's data that are not told where a guarantee is claimed: no noise covers them.
+COUNTS = frozenset({"num_examples", "label_counts", "private_labels"})
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -239,8 +243,12 @@ def make_predictors(configuration: Configuration) -> Predictors:
     )
 
 
-def make_client_settings(configuration: Configuration, shared: Shared) -> ClientSettings:
-    """Build what every client works with."""
+def make_client_settings(
+    configuration: Configuration, shared: Shared, num_examples: tuple[int, ...] | None = None
+) -> ClientSettings:
+    """Build what every client works with; ``num_examples`` are all clients' numbers of training examples, if known."""
+    protectors = tuple(build(component, "protector") for component in configuration.privacy)
+    check_chain(configuration.privacy, protectors)
     return ClientSettings(
         seed=configuration.seed,
         dtype=DTYPES[configuration.engine.precision],
@@ -251,10 +259,30 @@ def make_client_settings(configuration: Configuration, shared: Shared) -> Client
         absorb=configuration.absorb,
         objective=build(configuration.objective, "objective"),
         predictors=make_predictors(configuration),
-        protectors=tuple(build(component, "protector") for component in configuration.privacy),
-        share_facts=frozenset(configuration.share_facts),
+        protectors=protectors,
+        share_facts=frozenset(configuration.share_facts) - (COUNTS if promises(protectors) else frozenset()),
         lesson=tuple(build(component, "transfer lesson") for component in configuration.transfer.lesson),
         encoding=build(configuration.encoding, "encoding"),
+        exposure=exposure_of(configuration, shared, num_examples),
+        secure_rng=configuration.secure_rng,
+        protection=record_of(configuration.privacy, configuration.secure_rng),
+    )
+
+
+def exposure_of(configuration: Configuration, shared: Shared, num_examples: tuple[int, ...] | None = None) -> Exposure:
+    """Say how much clients release in a run, at most."""
+    num_transfer = len(shared.transfer)
+    policy = build(configuration.transfer.policy, "transfer policy")
+    return Exposure(
+        num_rounds=configuration.num_rounds,
+        # A policy of a user's own need not say.
+        num_rows=policy.most_rows(num_transfer) if hasattr(policy, "most_rows") else num_transfer,
+        num_classes=shared.num_classes,
+        num_clients=configuration.num_clients,
+        epochs=configuration.learn.epochs,
+        batch_size=configuration.learn.batch_size,
+        num_examples=num_examples,
+        secure=configuration.secure_rng,
     )
 
 
@@ -287,6 +315,7 @@ def make_round_settings(configuration: Configuration) -> RoundSettings:
         min_clients=configuration.min_clients,
         share_facts=frozenset(configuration.share_facts),
         encoding=build(configuration.encoding, "encoding"),
+        protection=record_of(configuration.privacy, configuration.secure_rng),
     )
 
 

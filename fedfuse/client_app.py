@@ -32,6 +32,7 @@ from fedfuse.errors import ConfigurationError
 from fedfuse.knowledge import InvalidKnowledgeError
 from fedfuse.messages import Request
 from fedfuse.models.architecture import Architecture
+from fedfuse.privacy.chain import promises
 from fedfuse.stopwatch import Stopwatch
 
 RUN = re.compile(r"[0-9a-f]{16}")
@@ -204,11 +205,14 @@ def load(node: Node) -> tuple[Client, ClientSettings, EngineSettings]:
     common = assemble(node.configuration, node.transfer, own_data=node.data is not None)
     if node.client_id >= common.configuration.num_clients:
         raise ConfigurationError(f"partition-id={node.client_id}, but num_clients={common.configuration.num_clients}.")
+    settings = common.settings
     if node.data is None:
         data = common.clients[node.client_id]
     else:
         data = load_client(common.configuration, common.shared, node.client_id, node.data)
-    return make_client(node.client_id, common.architectures, data), common.settings, common.configuration.engine
+        if promises(settings.protectors):  # nobody averages these before the server sees them
+            settings = replace(settings, share_facts=settings.share_facts - {"test_metrics"})
+    return make_client(node.client_id, common.architectures, data), settings, common.configuration.engine
 
 
 def _answer(
@@ -221,7 +225,7 @@ def _answer(
         request = Request.from_record(message.content)
         store = DirectoryStore(_state_directory(node, request, context))
         generation = Generation(request.round, finished)
-        state = phases.start_state(store, client, generation, settings)
+        state = phases.start_state(store, client, generation, request, settings)
         device = choose_device(engine.device, engine.tf32)
         # With one client a cohort, stacking has nothing to gain but on CUDA; who asks for it still gets it.
         stacked = engine.runner == "stacked" or (device.is_cuda and engine.runner == "auto")

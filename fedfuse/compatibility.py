@@ -4,12 +4,14 @@ from collections.abc import Set as AbstractSet
 
 from fedfuse.carriers.carrier import CARRIERS, ONLY_RETURNED, ONLY_SENT, TAUGHT
 from fedfuse.client.client import ClientSettings
+from fedfuse.client.protect import covered
 from fedfuse.client.teach import OWN_KNOWLEDGE
 from fedfuse.configuration import Configuration
 from fedfuse.errors import ConfigurationError, unknown_name
 from fedfuse.models.architecture import Architecture
 from fedfuse.objectives.objective import Divisible, Objective, head_part_of, part_for
 from fedfuse.predictors.predictor import FUSED_HEAD
+from fedfuse.privacy.chain import promises
 from fedfuse.strategy import FusionStrategy
 
 # What comes back and says something of transfer samples.
@@ -39,8 +41,9 @@ def check_compatible(
         raise ConfigurationError(f"Strategy {name} returns {carrier}, from which no client can learn.")
     for carrier in sorted(ONLY_RETURNED & set(strategy.sends)):
         raise ConfigurationError(f"Strategy {name} sends {carrier}, which no client can make.")
+    _check_guarantees(configuration, strategy, settings)
     for component, protector in zip(configuration.privacy, settings.protectors, strict=True):
-        if protector.carrier not in strategy.sends:
+        if protector.role != "training" and protector.carrier not in strategy.sends:
             sent = ", ".join(sorted(strategy.sends)) or "nothing"
             raise ConfigurationError(
                 f"Protector {component.name} protects {protector.carrier}; strategy {name} sends {sent}."
@@ -85,6 +88,11 @@ def check_compatible(
         _check_rehearsal(configuration, strategy)
         _check_fused_head(configuration, strategy, settings, taught)
     untold = set(strategy.needs) - settings.share_facts
+    if untold and promises(settings.protectors):
+        raise ConfigurationError(
+            f"Strategy {name} needs {', '.join(sorted(untold))} from every client, which the guarantee of "
+            f"{', '.join(component.name for component in configuration.privacy)} does not cover."
+        )
     if untold:
         raise ConfigurationError(
             f"Strategy {name} needs {', '.join(sorted(untold))} from every client; "
@@ -111,6 +119,27 @@ def check_compatible(
         raise ConfigurationError(
             f"Strategy {name} needs a head in every model: an nn.Linear with a bias, called head, from features to "
             f"logits; model has {', '.join(headless)}, without one."
+        )
+
+
+def _check_guarantees(configuration: Configuration, strategy: FusionStrategy, settings: ClientSettings) -> None:
+    """Refuse whatever a guarantee does not cover, and a guarantee for nothing."""
+    allowed, name = covered(settings.protectors), configuration.strategy.name
+    if allowed is None:
+        return
+    protected = ", ".join(component.name for component in configuration.privacy)
+    if not strategy.sends:
+        raise ConfigurationError(f"privacy: {protected} protects what is sent; strategy {name} sends nothing.")
+    bare = set(strategy.sends) - allowed
+    if bare:
+        raise ConfigurationError(
+            f"Strategy {name} sends {', '.join(sorted(bare))}, which the guarantee of {protected} does not cover: "
+            f"that is for {', '.join(sorted(allowed))}."
+        )
+    if settings.predictors.share.needs - {FUSED_HEAD} and any(one.role == "training" for one in settings.protectors):
+        raise ConfigurationError(
+            f"Predictor {configuration.predictor.share.name} answers others with the help of private data, which the "
+            f"guarantee of {protected} does not cover: use predictor.share=plain_head."
         )
 
 

@@ -29,6 +29,8 @@ from fedfuse.errors import ConfigurationError, unknown_name
 from fedfuse.models.assignment import assign
 
 HYDRA_GROUPS = ("data", "partition", "transfer", "transfer/policy", "strategy", "objective", "predictor", "engine")
+# Keys that are also known by another name.
+ALIASES = {"privacy.secure_rng": "secure_rng"}
 MISSING = "???"
 CUSTOM = "custom"
 
@@ -149,7 +151,7 @@ def _compose_groups(choices: dict[str, str], folders: Sequence[Path]) -> tuple[D
 
 def _set(config: DictConfig, override: Override) -> None:
     """Set the value of one key, which must exist unless the override starts with a plus."""
-    key, value = override.key_or_group, override.value()
+    key, value = ALIASES.get(override.key_or_group, override.key_or_group), override.value()
     if override.is_delete() or override.package:
         raise ConfigurationError(f"{override.input_line} is not possible: write {key}=VALUE.")
     if override.type is OverrideType.CHANGE:

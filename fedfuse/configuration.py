@@ -231,6 +231,7 @@ class Configuration:
     output: str | None
     tracking: tuple[Component, ...] = ()
     corruption: tuple[Component, ...] = ()
+    secure_rng: bool = True
 
     def __post_init__(self) -> None:
         _whole_number("seed", self.seed, 0)
@@ -250,6 +251,8 @@ class Configuration:
             raise ConfigurationError(f"learn.rehearse must be a number; {self.learn.rehearse} is for absorb.rehearse.")
         if not isinstance(self.local_baseline, bool):
             raise ConfigurationError(f"local_baseline must be true or false, not {self.local_baseline!r}.")
+        if not isinstance(self.secure_rng, bool):
+            raise ConfigurationError(f"secure_rng must be true or false, not {self.secure_rng!r}.")
         if self.output is not None:
             _text("output", self.output)
 

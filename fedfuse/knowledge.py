@@ -37,6 +37,8 @@ class Knowledge:
         The client's number of training examples, where it may travel.
     label_counts : tuple[int, ...], optional
         The client's number of training examples of each class, where it may travel.
+    protection : str
+        What the client did to protect it, see `fedfuse.privacy.chain.record_of`; empty: nothing.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class Knowledge:
     carriers: Mapping[str, Tensors]
     num_examples: int | None = None
     label_counts: tuple[int, ...] | None = None
+    protection: str = ""
 
     def __post_init__(self) -> None:
         if self.client_id < 0 or self.round < 1:

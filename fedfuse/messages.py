@@ -4,6 +4,7 @@ Whatever comes from the wire is untrusted: every ``from_record`` raises `Invalid
 content that is not what it should be.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -73,6 +74,21 @@ class Request:
     fused: Mapping[str, Tensors] | None = None
     fused_round: int = -1
     compact: bool = False
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that is asked: equal for the same request, sent again."""
+        text = hashlib.blake2b(digest_size=16)
+        text.update(repr((self.round, self.run, self.sends, self.facts, self.fused_round, self.compact)).encode())
+        fused = {
+            f"{carrier}.{name}": tensor
+            for carrier, tensors in (self.fused or {}).items()
+            for name, tensor in tensors.items()
+        }
+        for name, tensor in sorted((fused | ({} if self.rows is None else {"rows": self.rows})).items()):
+            text.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+            text.update(tensor.contiguous().numpy().tobytes())
+        return text.hexdigest()
 
     def to_record(self) -> RecordDict:
         """Return the wire form."""
@@ -211,6 +227,8 @@ class Reply:
                 header["num-examples"] = self.knowledge.num_examples
             if self.knowledge.label_counts is not None:
                 header["label-counts"] = json.dumps(self.knowledge.label_counts)
+            if self.knowledge.protection:
+                header["protection"] = self.knowledge.protection
         record = RecordDict(
             {
                 "reply": ConfigRecord(header),  # type: ignore[arg-type]
@@ -243,6 +261,7 @@ class Reply:
                 carriers=_read_carriers(record, _names(header, "carriers")),
                 num_examples=_integer(header, "num-examples") if "num-examples" in header else None,
                 label_counts=_integers(header, "label-counts") if "label-counts" in header else None,
+                protection=str(header.get("protection", "")),
             )
         return Reply(
             client_id=client_id,

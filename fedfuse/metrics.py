@@ -5,7 +5,7 @@ Accuracies are fractions, 0 to 1. What is not known, or not finite, is None: nev
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -126,8 +126,17 @@ def spread_of(values: Iterable[float | None]) -> Spread | None:
     return summarise(known) if known else None
 
 
-def round_metrics(record: RoundRecord) -> dict[str, Any]:
+def without_metrics(record: RoundRecord) -> RoundRecord:
+    """Keep who took part, and nothing of how good each was."""
+    names = [field.name for field in fields(ClientMetrics) if field.name != "client_id"]
+    unknown = dict.fromkeys(names)
+    return replace(record, clients=tuple(replace(client, **unknown) for client in record.clients))  # type: ignore[arg-type]
+
+
+def round_metrics(record: RoundRecord, only_means: bool = False) -> dict[str, Any]:
     """Make the flat line of ``metrics.jsonl`` for one round; what is unknown is None, never NaN.
+
+    With ``only_means``, everything but the means over clients counts as unknown.
 
     Returns
     -------
@@ -141,13 +150,19 @@ def round_metrics(record: RoundRecord) -> dict[str, Any]:
         "round": record.round,
         "participants": len(record.clients),
         "left_out": [asdict(left_out) for left_out in record.left_out],
-        **flat("personal", spread_of(client.personal_accuracy for client in record.clients)),
-        **flat("general", spread_of(client.general_accuracy for client in record.clients)),
+        **_flat_of(record, "personal", only_means),
+        **_flat_of(record, "general", only_means),
         "validation_mean": None if validation is None else validation.mean,
         "bytes_up": record.bytes_up,
         "bytes_down": record.bytes_down,
         "seconds": {verb: float(seconds) for verb, seconds in record.seconds.items()},
     }
+
+
+def _flat_of(record: RoundRecord, prefix: str, only_means: bool) -> dict[str, float | None]:
+    numbers = flat(prefix, spread_of(getattr(client, f"{prefix}_accuracy") for client in record.clients))
+    mean = f"{prefix}_mean"
+    return {name: value if name == mean or not only_means else None for name, value in numbers.items()}
 
 
 def flat(prefix: str, spread: Spread | None) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fedfuse import __version__
 from fedfuse.errors import ConfigurationError
-from fedfuse.metrics import ClientMetrics, RoundRecord, known_or_none, round_metrics
+from fedfuse.metrics import ClientMetrics, RoundRecord, known_or_none, round_metrics, without_metrics
 
 METRICS_FILE = "metrics.jsonl"
 CLIENTS_FILE = "clients.csv"
@@ -100,11 +100,24 @@ def write_text(directory: Path, name: str, text: str) -> None:
     _replace(directory / name, text.encode())
 
 
-def append_round(directory: Path, record: RoundRecord) -> dict[str, Any]:
+def append_round(
+    directory: Path, record: RoundRecord, spent: Mapping[str, float] | None = None, only_means: bool = False
+) -> dict[str, Any]:
     """Record one round: a line of ``metrics.jsonl``, the rows of ``clients.csv``, its ``relevance.npz``.
 
     The line of ``metrics.jsonl`` is written last, so a round that has one is recorded completely. A run that
     is to be resumed calls this before it writes the checkpoint of the round.
+
+    Parameters
+    ----------
+    directory : Path
+        The run's directory.
+    record : RoundRecord
+        The round.
+    spent : Mapping[str, float], optional
+        The epsilon of all rounds so far, for each unit that is protected.
+    only_means : bool
+        Whether nothing is written of a single client's metrics, only means over all.
 
     Returns
     -------
@@ -113,10 +126,10 @@ def append_round(directory: Path, record: RoundRecord) -> dict[str, Any]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / CLIENTS_FILE).open("a", encoding="utf-8", newline="") as file:
-        file.write(_client_rows(record, header=file.tell() == 0))
+        file.write(_client_rows(without_metrics(record) if only_means else record, header=file.tell() == 0))
     if record.relevance is not None:
         _append_relevance(directory / RELEVANCE_FILE, record)
-    metrics = round_metrics(record)
+    metrics = round_metrics(record, only_means) | ({"epsilon": dict(spent)} if spent else {})
     with (directory / METRICS_FILE).open("a", encoding="utf-8", newline="") as file:
         file.write(json.dumps(metrics, allow_nan=False) + "\n")
     return metrics

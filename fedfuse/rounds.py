@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 CLIENT_VERBS = frozenset({"absorb", "learn", "express", "protect", "evaluate"})
 LONGEST_VERB = 1e9
 LONGEST_REASON = 300
+LONGEST_STATEMENT = 120
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class RoundSettings:
     min_clients: int
     share_facts: frozenset[str]
     encoding: Encoding = FLOAT32
+    protection: str = ""
 
 
 @dataclass
@@ -188,6 +190,9 @@ class Rounds:
             raise InvalidKnowledgeError("told its number of examples unasked, or not although asked")
         if ("label_counts" in strategy.needs) != (knowledge.label_counts is not None):
             raise InvalidKnowledgeError("told its label counts unasked, or not although asked")
+        if knowledge.carriers and knowledge.protection != self.settings.protection:
+            stated = knowledge.protection or "not protected"
+            raise InvalidKnowledgeError(f"is {stated[:LONGEST_STATEMENT]}, not {self.settings.protection or 'bare'}")
         if knowledge.label_counts is not None and len(knowledge.label_counts) != self.server.num_classes:
             raise InvalidKnowledgeError(f"told {len(knowledge.label_counts)} label counts")
         expected = self.roster.expectation(reply.client_id, reply.round, self._asked)

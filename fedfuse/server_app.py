@@ -34,7 +34,7 @@ from fedfuse.engine.remote_grid import RemoteGrid
 from fedfuse.errors import ConfigurationError, FedfuseError
 from fedfuse.knowledge import Fused
 from fedfuse.metrics import RoundRecord
-from fedfuse.privacy.protector import Protector
+from fedfuse.privacy.promise import Promise
 from fedfuse.report.display import PlainDisplay
 from fedfuse.report.table import print_summary
 from fedfuse.rounds import Observers, Rounds
@@ -78,9 +78,11 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
     else:
         directory = resumed
         check_continues(directory, configuration)
-    record_start(directory, configuration, parts.settings)
+    record_start(directory, configuration, parts.promise)
     with trackers, PlainDisplay(console) as display:
         trackers.begin(directory, asdict(configuration))
+        for line in warnings_of(parts):
+            display.note(line)
         display.note(f"Results go to {directory.resolve()}; waiting for {configuration.num_clients} clients.")
         display.stage(
             configuration.strategy.name,
@@ -94,7 +96,7 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
 
         reached = RemoteGrid(grid, SECONDS_BETWEEN_LOOKS)
         initial = strategy.initial(server)
-        serve(Service(configuration, reached, strategy, server, directory, initial, round_finished))
+        serve(Service(configuration, reached, strategy, server, directory, parts.promise, initial, round_finished))
         # What a client holds is its own business; that it takes part, and with which model, is known.
         rounds = strategy.rounds
         known = {} if rounds is None else rounds.roster.descriptions
@@ -113,6 +115,18 @@ class ServerParts:
     server: Server
     settings: ClientSettings
     trackers: list[Tracker]
+
+    @property
+    def promise(self) -> Promise:
+        """What is promised of all that is sent."""
+        assert self.settings.exposure is not None, "a server knows how much it asks for"
+        return Promise(self.settings.protectors, self.strategy, self.settings.exposure)
+
+
+def warnings_of(parts: ServerParts) -> list[str]:
+    """Say what is promised of what clients send, and what a reader of the results must know."""
+    stated = [str(guarantee) for guarantee in parts.promise.in_the_end]
+    return [*stated, *([parts.strategy.caution] if parts.strategy.caution else [])]
 
 
 def prepare(configuration: Configuration) -> ServerParts:
@@ -201,6 +215,7 @@ class Service:
     strategy: FusionStrategy
     server: Server
     directory: Path
+    promise: Promise
     initial: Fused | None = None
     round_finished: Callable[[Mapping[str, Any]], None] = lambda metrics: None
     verb: Callable[[str, int, int], None] = lambda verb, done, total: None
@@ -221,7 +236,8 @@ def serve(service: Service) -> None:
     directory, strategy = service.directory, service.strategy
 
     def round_finished(record: RoundRecord) -> None:
-        service.round_finished(results.append_round(directory, record))
+        spent = service.promise.spent(record.round)
+        service.round_finished(results.append_round(directory, record, spent, only_means=service.promise.is_claimed))
 
     def checkpoint() -> None:
         state = {"rounds": rounds.state_dict(), "strategy": strategy.state_dict()}
@@ -256,25 +272,8 @@ def serve(service: Service) -> None:
     )
 
 
-def record_start(directory: Path, configuration: Configuration, settings: ClientSettings) -> None:
-    """Write what is known before round 1: the configuration, what each protector promises, and what it runs with."""
+def record_start(directory: Path, configuration: Configuration, promise: Promise) -> None:
+    """Write what is known before round 1: the configuration, what is promised, and what it runs with."""
     results.write_text(directory, "config.yaml", to_yaml(configuration))
-    results.write_text(directory, "guarantees.json", guarantees_json(settings.protectors))
+    results.write_text(directory, "guarantees.json", promise.to_json())
     results.write_text(directory, results.SOFTWARE_FILE, json.dumps(results.software(), indent=2) + "\n")
-
-
-def guarantees_json(protectors: tuple[Protector, ...]) -> str:
-    """State what each protector promises, and what all of them do not."""
-    guarantees = [asdict(protector.guarantee()) for protector in protectors]
-    accounted = any(guarantee["epsilon"] is not None for guarantee in guarantees)
-    return (
-        json.dumps(
-            {
-                "protectors": guarantees,
-                "differential_privacy": accounted,
-                "summary": "See protectors." if accounted else "No differential privacy is guaranteed.",
-            },
-            indent=2,
-        )
-        + "\n"
-    )

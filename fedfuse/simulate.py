@@ -35,6 +35,7 @@ from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.engine.ray import check_installed, run_on_ray
 from fedfuse.errors import ConfigurationError
 from fedfuse.models.architecture import size_in_words
+from fedfuse.privacy.promise import Promise
 from fedfuse.report.display import Display, make_display
 from fedfuse.report.table import print_summary
 from fedfuse.server import Server
@@ -58,6 +59,12 @@ class Simulation:
     server: Server
     strategy: FusionStrategy
     trackers: list[Tracker]
+
+    @property
+    def promise(self) -> Promise:
+        """What is promised of all that is sent."""
+        assert self.settings.exposure is not None, "a simulation knows how much it releases"
+        return Promise(self.settings.protectors, self.strategy, self.settings.exposure)
 
 
 def simulate(configuration: Configuration, directory: Path | None = None) -> Path:
@@ -83,7 +90,7 @@ def simulate(configuration: Configuration, directory: Path | None = None) -> Pat
     simulation = assemble(configuration)
     output = directory or (None if configuration.output is None else Path(configuration.output))
     directory = results.create_directory(output, configuration.strategy.name, configuration.data.name)
-    record_start(directory, configuration, simulation.settings)
+    record_start(directory, configuration, simulation.promise)
     _run(simulation, directory)
     return directory
 
@@ -125,7 +132,8 @@ def assemble(configuration: Configuration) -> Simulation:
     strategy = make_strategy(configuration.strategy)
     federation = load_federation(configuration)
     architectures = make_architectures(configuration, federation.shared)
-    settings = make_client_settings(configuration, federation.shared)
+    num_examples = tuple(len(client.train) for client in federation.clients)
+    settings = make_client_settings(configuration, federation.shared, num_examples)
     check_compatible(configuration, strategy, settings, architectures)
     return Simulation(
         configuration=configuration,
@@ -151,7 +159,7 @@ def _run(simulation: Simulation, directory: Path) -> None:
                         display.note(line)
                     trackers.begin(directory, asdict(configuration))
                     _run_on_engine(simulation, directory, display, trackers)
-                facts, class_names = _facts(simulation), simulation.federation.shared.class_names
+                facts, class_names = facts_of(simulation), simulation.federation.shared.class_names
                 summary = conclude(directory, configuration, facts, class_names, trackers)
     except KeyboardInterrupt:
         console.print(f"Interrupted. To continue: fedfuse run resume={directory}", soft_wrap=True)
@@ -221,6 +229,7 @@ def _run_stages(
                 server=stage.server,
                 directory=directory,
                 initial=initial,
+                promise=stage.promise,
                 round_finished=round_finished,
                 verb=display.verb,
                 client_states=reached.client_states,
@@ -250,8 +259,15 @@ def introduction(simulation: Simulation) -> list[str]:
             f"{simulation.federation.num_unused} samples are nobody's: the partition leaves them over, or they overlap "
             "with another set. See fedfuse data describe."
         )
-    lines += [str(protector.guarantee()) for protector in simulation.settings.protectors]
-    if strategy.sends and not simulation.settings.protectors:
+    promise = simulation.promise
+    stated = promise.in_the_end
+    lines += [str(guarantee) for guarantee in stated]
+    if promise.is_claimed:
+        lines.append(
+            f"These hold for all {configuration.num_rounds} rounds together. So that they do, no counts are told, and "
+            "accuracies are recorded as means over clients only."
+        )
+    if strategy.sends and not stated:
         lines.append("No protector: what is sent is not noised, and nothing is guaranteed.")
     if strategy.caution:
         lines.append(strategy.caution)
@@ -262,14 +278,17 @@ def _local_only(simulation: Simulation) -> Simulation:
     values = catalogue.read("strategy", LOCAL, catalogue.folders())
     strategy = make_strategy(Component(LOCAL, values.pop("_target_"), values))
     # Nothing is sent, so there is nothing to protect.
-    return replace(simulation, strategy=strategy, settings=replace(simulation.settings, protectors=()))
+    return replace(simulation, strategy=strategy, settings=replace(simulation.settings, protectors=(), protection=""))
 
 
 def _list(names: AbstractSet[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
 
 
-def _facts(simulation: Simulation) -> list[ClientFacts]:
+def facts_of(simulation: Simulation) -> list[ClientFacts]:
+    """Say what the report may know of each client; no counts where a guarantee is claimed."""
+    if simulation.promise.is_claimed:
+        return [ClientFacts(client.client_id, client.architecture.name, None, None) for client in simulation.clients]
     # The simulator holds all data itself: these counts did not travel.
     num_classes = simulation.federation.shared.num_classes
     return [

@@ -13,6 +13,8 @@ from torch import Tensor
 from fedfuse.errors import FedfuseError
 from fedfuse.fusion import mix
 from fedfuse.knowledge import Fused, KnowledgeBatch
+from fedfuse.privacy.exposure import Exposure
+from fedfuse.privacy.guarantee import Guarantee
 from fedfuse.server import Server
 
 if TYPE_CHECKING:
@@ -111,6 +113,13 @@ class FusionStrategy(Strategy):
         By default all. At least one; a strategy that knows the answers to some already need not pay for them again.
         """
         return rows
+
+    def guarantee(self, exposure: Exposure, num_rounds: int) -> Guarantee | None:
+        """State what is promised of all that comes back in so many rounds, for a strategy that adds noise itself.
+
+        By default nothing. Where something is, `fuse` must give no relevance, which would tell more.
+        """
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the strategy must remember across a resume: tensors and plain values by name."""

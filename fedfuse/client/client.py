@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedfuse.client.state import ClientState
+from fedfuse.client.state import ClientState, PrivacyState
 from fedfuse.configuration import TrainingSettings
 from fedfuse.data.federation import ClientData, TransferSet
 from fedfuse.data.samples import Samples
@@ -13,8 +13,11 @@ from fedfuse.encoding.float32 import FLOAT32
 from fedfuse.models.architecture import Architecture
 from fedfuse.objectives.objective import Objective
 from fedfuse.predictors.predictor import Predictor
+from fedfuse.privacy.chain import promises
+from fedfuse.privacy.exposure import Exposure
+from fedfuse.privacy.keystream import KEY_BYTES, new_key
 from fedfuse.privacy.protector import Protector
-from fedfuse.randomness import torch_seed
+from fedfuse.randomness import numpy_generator, torch_seed
 from fedfuse.transfer.lesson import LessonStep
 
 
@@ -67,6 +70,12 @@ class ClientSettings:
         ``test_metrics``.
     encoding : Encoding
         How soft labels travel.
+    exposure : Exposure, optional
+        How much clients release in the run at most; where a guarantee is claimed, they release no more.
+    secure_rng : bool
+        Whether draws that back a guarantee come from the operating system.
+    protection : str
+        What the protectors do, as clients state it beside what they send, see `fedfuse.privacy.chain.record_of`.
     """
 
     seed: int
@@ -82,6 +91,9 @@ class ClientSettings:
     share_facts: frozenset[str]
     lesson: tuple[LessonStep, ...] = ()
     encoding: Encoding = FLOAT32
+    exposure: Exposure | None = None
+    secure_rng: bool = True
+    protection: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -97,4 +109,13 @@ class ClientSettings:
 def first_state(client: Client, settings: ClientSettings) -> ClientState:
     """Return the state before round 1: initial weights drawn for this client."""
     seed = torch_seed(settings.seed, "initial weights", client=client.client_id)
-    return ClientState(parameters=client.architecture.initial_parameters(seed, settings.dtype))
+    return ClientState(
+        parameters=client.architecture.initial_parameters(seed, settings.dtype),
+        privacy=PrivacyState(key=_privacy_key(client, settings)),
+    )
+
+
+def _privacy_key(client: Client, settings: ClientSettings) -> bytes:
+    if settings.secure_rng and promises(settings.protectors):
+        return new_key()
+    return numpy_generator(settings.seed, "privacy key", client=client.client_id).bytes(KEY_BYTES)

@@ -1,7 +1,8 @@
 """What a server may know of a client's failure."""
 
 from fedfuse.client.learn import DivergedError
-from fedfuse.client.phases import MissingStateError
+from fedfuse.client.phases import MissingStateError, RepeatedRequestError
+from fedfuse.client.protect import UnprotectedError
 from fedfuse.knowledge import InvalidKnowledgeError
 from fedfuse.messages import Failure
 
@@ -14,4 +15,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure("refused", "what was received or would be sent is not valid knowledge")
     if isinstance(error, MissingStateError):
         return Failure("no-state", "the state of this client that this message builds on is not there")
+    if isinstance(error, UnprotectedError):
+        return Failure("unprotected", "the request is for more than this client's guarantee covers")
+    if isinstance(error, RepeatedRequestError):
+        return Failure("repeated", "this client has answered another request for this round, or for a later one")
     return Failure("failed", f"{type(error).__name__}; the client's own log has the details")

@@ -48,6 +48,32 @@ class Term:
 
 
 @dataclass(frozen=True)
+class PrivateSteps:
+    """How every step is made private: DP-SGD (Abadi et al., CCS 2016, arXiv 1607.00133, algorithm 1).
+
+    The gradient of each sample, by all parameters together, is scaled down to a Euclidean norm of ``clip`` at most;
+    these are summed, noise is added, and the sum is divided by the batch size that is expected.
+
+    Parameters
+    ----------
+    clip : float
+        The largest norm of a sample's gradient.
+    noise_multiplier : float
+        The standard deviation of the noise on every number of the sum, in units of ``clip``.
+    expected_batch_size : float
+        What the sum is divided by, whatever batch was drawn.
+    noise : Callable[[int], Tensor]
+        Draws so many standard normal numbers, float64, from this client's stream: one call a step, for all parameters
+        in the order of the model.
+    """
+
+    clip: float
+    noise_multiplier: float
+    expected_batch_size: float
+    noise: Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
 class FitJob:
     """What one client trains in one phase.
 
@@ -68,6 +94,9 @@ class FitJob:
     proximal : float
         How strongly every step pulls back to where the training started: mu of FedProx (Li et al., 2020, arXiv
         1812.06127, equation 2). The same for all jobs of a cohort.
+    private : PrivateSteps, optional
+        Makes every step private. The only stream is then ``private``, the only term an objective with a loss for each
+        sample, and the plan's rows are Poisson samples: a step may have none. All jobs of a cohort have it, or none.
     """
 
     architecture: Architecture
@@ -77,6 +106,7 @@ class FitJob:
     optimizer: OptimizerSettings
     objective_state: Tensors = field(default_factory=dict)
     proximal: float = 0.0
+    private: PrivateSteps | None = None
 
     @property
     def num_steps(self) -> int:

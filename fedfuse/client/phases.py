@@ -16,10 +16,11 @@ from fedfuse.client.evaluate import evaluate
 from fedfuse.client.express import express
 from fedfuse.client.fit import Fit
 from fedfuse.client.learn import learn
-from fedfuse.client.protect import protect
+from fedfuse.client.protect import begin_answer, protect
 from fedfuse.client.state import SHARED, ClientState, Generation, StateStore
 from fedfuse.knowledge import Knowledge
 from fedfuse.messages import Description, Reply, Request
+from fedfuse.privacy.chain import promises
 from fedfuse.stopwatch import Stopwatch
 
 
@@ -62,7 +63,13 @@ class MissingStateError(Exception):
     """A client was asked to absorb in a round in which it did not share, or the state to go on from is lost."""
 
 
-def start_state(store: StateStore, client: Client, generation: Generation, settings: ClientSettings) -> ClientState:
+class RepeatedRequestError(Exception):
+    """A client was asked something else for a round that it has answered already; every answer spends privacy."""
+
+
+def start_state(
+    store: StateStore, client: Client, generation: Generation, request: Request, settings: ClientSettings
+) -> ClientState:
     """Find the state that a client starts a phase from.
 
     Parameters
@@ -73,6 +80,8 @@ def start_state(store: StateStore, client: Client, generation: Generation, setti
         The client.
     generation : Generation
         What the phase will write: share starts from the newest state before it, absorb from the share of its round.
+    request : Request
+        What is asked.
     settings : ClientSettings
         How every client works.
 
@@ -80,8 +89,12 @@ def start_state(store: StateStore, client: Client, generation: Generation, setti
     ------
     MissingStateError
         If there is nothing to absorb into, or the store holds later states only: beginning afresh would lose them.
+    RepeatedRequestError
+        If a guarantee is claimed, and the client has answered another request for this round, or a later one.
     """
     if generation.phase == SHARED:
+        if promises(settings.protectors):
+            _check_not_repeated(store, client, generation, request)
         state = store.load_before(client.client_id, generation)
         newest = store.newest(client.client_id)
         if state is None and newest is not None and newest > generation:
@@ -93,6 +106,14 @@ def start_state(store: StateStore, client: Client, generation: Generation, setti
     if state is None:
         raise MissingStateError(f"client {client.client_id} did not share in round {generation.round}")
     return state
+
+
+def _check_not_repeated(store: StateStore, client: Client, generation: Generation, request: Request) -> None:
+    newest, answered = store.newest(client.client_id), store.load(client.client_id, generation)
+    if answered is None and (newest is None or newest < generation):
+        return
+    if answered is None or answered.privacy.answered != request.digest:
+        raise RepeatedRequestError(f"client {client.client_id} has answered round {generation.round} already")
 
 
 def share(
@@ -121,6 +142,7 @@ def share(
     list[Answer]
         In the order of the clients.
     """
+    states = [begin_answer(state, request, settings) for state, request in zip(states, requests, strict=True)]
     with stopwatch.verb("absorb"):
         states = absorb(clients, states, requests, settings, fit)
     with stopwatch.verb("learn"):
@@ -143,6 +165,7 @@ def share(
             carriers=own,
             num_examples=len(labels) if "num_examples" in told else None,
             label_counts=_count(labels, settings.num_classes) if "label_counts" in told else None,
+            protection=settings.protection,
         )
         reply = Reply(client.client_id, request.round, settings.transfer.digest, knowledge=knowledge, seconds=seconds)
         answers.append(Answer(state, reply))

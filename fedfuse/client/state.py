@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedfuse.knowledge import Tensors, is_finite
+from fedfuse.privacy.keystream import KEY_BYTES
 
 SHARED, ABSORBED = 0, 1
 KEPT_GENERATIONS = 2
@@ -23,6 +24,26 @@ class Generation(NamedTuple):
 
     round: int
     phase: int
+
+
+@dataclass(frozen=True)
+class PrivacyState:
+    """What a client must not forget of its own protection.
+
+    Parameters
+    ----------
+    key : bytes
+        What its noise is drawn from; it never leaves the client.
+    answered : str
+        The digest of the request that it answered last: another one for the same round would release more.
+    spent : Tensor
+        float64 ``[k, 3]``: how its private training was done so far, as rows of sampling rate, noise multiplier and
+        number of steps.
+    """
+
+    key: bytes = bytes(KEY_BYTES)
+    answered: str = ""
+    spent: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -39,12 +60,15 @@ class ClientState:
         Fused knowledge that later rounds need, by carrier.
     absorbed_round : int
         The round of the fused knowledge absorbed last; -1 before any.
+    privacy : PrivacyState
+        What it must remember of its own protection.
     """
 
     parameters: Tensors
     objective_state: Tensors = field(default_factory=dict)
     received: Mapping[str, Tensors] = field(default_factory=dict)
     absorbed_round: int = -1
+    privacy: PrivacyState = field(default_factory=PrivacyState)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries and tensors, which `torch.save` writes and reads without pickled code."""
@@ -53,12 +77,13 @@ class ClientState:
             "objective_state": dict(self.objective_state),
             "received": {carrier: dict(tensors) for carrier, tensors in self.received.items()},
             "absorbed_round": self.absorbed_round,
+            "privacy": vars(self.privacy),
         }
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> "ClientState":
         """Read what `to_dict` gave."""
-        return ClientState(**plain)
+        return ClientState(**{**plain, "privacy": PrivacyState(**plain["privacy"])})
 
 
 class StateStore(Protocol):

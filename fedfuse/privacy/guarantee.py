@@ -1,11 +1,15 @@
-"""What a protector promises, in words that can be checked."""
+"""What is promised of what is sent, in words that can be checked."""
 
 from dataclasses import dataclass
+
+NOBODY = "none"
+FROM_THE_SYSTEM = "the operating system's generator"
+SEEDED = "the run's seed: for simulation only, whoever knows it can take the noise away"
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """The promise of one protector.
+    """The promise of one protector, or of a strategy.
 
     Parameters
     ----------
@@ -19,19 +23,27 @@ class Guarantee:
         Against whom.
     epsilon, delta : float, optional
         The accounted privacy loss; absent where nothing is guaranteed.
+    draws : str
+        Where its randomness comes from, where something is guaranteed.
     """
 
     protector: str
     mechanism: str
-    unit: str = "none"
-    adversary: str = "none"
+    unit: str = NOBODY
+    adversary: str = NOBODY
     epsilon: float | None = None
     delta: float | None = None
+    draws: str = NOBODY
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is guaranteed."""
+        return self.epsilon is not None
 
     def __str__(self) -> str:
         if self.epsilon is None:
             return f"{self.protector}: {self.mechanism}; guarantee: none"
         return (
-            f"{self.protector}: {self.mechanism}; guarantee: epsilon {self.epsilon:g}, delta {self.delta:g} "
-            f"for one {self.unit} against {self.adversary}"
+            f"{self.protector}: {self.mechanism}; guarantee: epsilon {self.epsilon:.4g}, delta {self.delta:g} "
+            f"for one {self.unit} against {self.adversary}; drawn from {self.draws}"
         )

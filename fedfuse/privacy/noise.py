@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fedfuse.errors import unknown_name
+from fedfuse.privacy.exposure import Exposure
 from fedfuse.privacy.guarantee import Guarantee
+from fedfuse.privacy.protector import Context, Role
 from fedfuse.privacy.simplex import project_to_simplex
 
 DISTRIBUTIONS = ("gaussian", "laplace")
@@ -49,18 +51,20 @@ class Noise:
     scale: float = 0.05
     distribution: str = "gaussian"
     carrier: ClassVar[str] = "soft_labels"
+    role: ClassVar[Role] = "heuristic"
     needs_reference: ClassVar[bool] = False
+    uses_private_data: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_distribution(self.distribution)
         if not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"scale={self.scale} must be finite and not negative")
 
-    def guarantee(self) -> Guarantee:
+    def guarantee(self, exposure: Exposure, num_rounds: int) -> Guarantee:
         """State that nothing is guaranteed: one record can move a soft label by more than such noise hides."""
         return Guarantee("noise", f"{self.distribution} noise of scale {self.scale:g} on soft labels")
 
-    def __call__(self, soft_labels: Tensor, reference: Tensor | None, generator: np.random.Generator) -> Tensor:
+    def __call__(self, soft_labels: Tensor, context: Context) -> Tensor:
         """Return noised probabilities ``[R, C]``."""
-        noise = draw_noise(self.distribution, soft_labels.shape, generator).to(soft_labels.dtype)
+        noise = draw_noise(self.distribution, soft_labels.shape, context.generator).to(soft_labels.dtype)
         return project_to_simplex(soft_labels + self.scale * noise)

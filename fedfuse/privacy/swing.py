@@ -8,14 +8,15 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedfuse.errors import unknown_name
 from fedfuse.fusion import SMALLEST_PROBABILITY
+from fedfuse.privacy.exposure import Exposure
 from fedfuse.privacy.guarantee import Guarantee
 from fedfuse.privacy.noise import check_distribution, draw_noise
+from fedfuse.privacy.protector import Context, Role
 from fedfuse.privacy.simplex import project_to_simplex
 
 LIKELIHOODS = ("memorisation", "constant")
@@ -62,6 +63,8 @@ class Swing:
     likelihood: str = "memorisation"
     sharpness: float = 5.0
     carrier: ClassVar[str] = "soft_labels"
+    role: ClassVar[Role] = "heuristic"
+    uses_private_data: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_distribution(self.distribution)
@@ -82,7 +85,7 @@ class Swing:
         """Whether the likelihood compares with the fused soft labels."""
         return self.likelihood == "memorisation"
 
-    def guarantee(self) -> Guarantee:
+    def guarantee(self, exposure: Exposure, num_rounds: int) -> Guarantee:
         """State that nothing is guaranteed."""
         return Guarantee(
             "swing",
@@ -98,11 +101,11 @@ class Swing:
         reference_confidence = reference.to(soft_labels.dtype).gather(1, answer.unsqueeze(1)).squeeze(1)
         return torch.sigmoid(self.sharpness * (confidence - reference_confidence))
 
-    def __call__(self, soft_labels: Tensor, reference: Tensor | None, generator: np.random.Generator) -> Tensor:
+    def __call__(self, soft_labels: Tensor, context: Context) -> Tensor:
         """Return softened and noised probabilities ``[R, C]``."""
-        likelihood = self.privacy_likelihood(soft_labels, reference).unsqueeze(1)
+        likelihood = self.privacy_likelihood(soft_labels, context.reference).unsqueeze(1)
         span = self.maximum_temperature - self.minimum_temperature
         temperature = self.minimum_temperature + span * likelihood
         softened = torch.softmax(soft_labels.clamp_min(SMALLEST_PROBABILITY).log() / temperature, dim=1)
-        noise = draw_noise(self.distribution, soft_labels.shape, generator).to(soft_labels.dtype)
+        noise = draw_noise(self.distribution, soft_labels.shape, context.generator).to(soft_labels.dtype)
         return project_to_simplex(softened + self.noise_scale * likelihood * noise)

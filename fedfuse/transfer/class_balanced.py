@@ -1,6 +1,7 @@
 """Ask for equally many transfer samples of each class, as far as the answers so far can tell the classes."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class ClassBalanced:
     """
 
     fraction: float = 0.5
+    looks_back: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -49,6 +51,10 @@ class ClassBalanced:
         place_in_turn = generator.permutation(num_classes)[classes]
         dealt = shuffled[np.lexsort((place_in_turn, turn))]
         return torch.from_numpy(np.sort(dealt[: rows_in(self.fraction, past.num_samples)]))
+
+    def most_rows(self, num_samples: int) -> int:
+        """See `TransferPolicy.most_rows`."""
+        return rows_in(self.fraction, num_samples)
 
 
 def _classes(past: Past) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Ask for transfer samples whose answers are far apart (PCoreSet; Kang et al., 2025, arXiv 2506.00910)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class PCoreSet:
     """
 
     budget: int = 100
+    looks_back: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 1:
@@ -49,6 +51,10 @@ class PCoreSet:
         num_centres = min(num_known, self.budget - to_explore)
         random = generator.choice(len(unknown), size=self.budget - num_centres, replace=False)
         return torch.cat([unknown[torch.from_numpy(random)], _centres(past, num_centres)]).sort().values
+
+    def most_rows(self, num_samples: int) -> int:
+        """See `TransferPolicy.most_rows`."""
+        return min(self.budget, num_samples)
 
 
 def _centres(past: Past, number: int) -> Tensor:

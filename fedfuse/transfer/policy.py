@@ -1,7 +1,7 @@
 """Which transfer samples carry knowledge in a round, seen from the round loop."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -51,8 +51,20 @@ def no_past(num_samples: int) -> Past:
 
 
 class TransferPolicy(Protocol):
-    """Choose the transfer samples of a round; the same ones for every client."""
+    """Choose the transfer samples of a round; the same ones for every client.
+
+    Attributes
+    ----------
+    looks_back : bool
+        Whether the choice follows from what clients answered in the rounds before, which no noise covers.
+    """
+
+    looks_back: ClassVar[bool]
 
     def __call__(self, past: Past, generator: np.random.Generator) -> Tensor:
         """Return ascending int64 row numbers of the transfer set, at least one."""
+        ...
+
+    def most_rows(self, num_samples: int) -> int:
+        """Return how many of so many transfer samples it chooses at most."""
         ...

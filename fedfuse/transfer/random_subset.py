@@ -1,6 +1,7 @@
 """Use a fresh random part of the transfer set in each round, as FedMD and DS-FL do."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ class RandomSubset:
     """
 
     fraction: float = 0.5
+    looks_back: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -35,3 +37,7 @@ class RandomSubset:
         """Return the drawn row numbers, ascending."""
         number = rows_in(self.fraction, past.num_samples)
         return torch.from_numpy(np.sort(generator.choice(past.num_samples, size=number, replace=False)))
+
+    def most_rows(self, num_samples: int) -> int:
+        """See `TransferPolicy.most_rows`."""
+        return rows_in(self.fraction, num_samples)
