@@ -77,9 +77,10 @@ class Request:
 
     @property
     def digest(self) -> str:
-        """A hash of all that is asked: equal for the same request, sent again."""
+        """A hash of all that is asked in a run: equal for the same request, sent again."""
         text = hashlib.blake2b(digest_size=16)
-        text.update(repr((self.round, self.run, self.sends, self.facts, self.fused_round, self.compact)).encode())
+        # Not the run, whose name is drawn afresh: one seed gives one result, and a client has another key in each run.
+        text.update(repr((self.round, self.sends, self.facts, self.fused_round, self.compact)).encode())
         fused = {
             f"{carrier}.{name}": tensor
             for carrier, tensors in (self.fused or {}).items()

@@ -29,6 +29,7 @@ METRICS_FILE = "metrics.jsonl"
 CLIENTS_FILE = "clients.csv"
 RELEVANCE_FILE = "relevance.npz"
 SOFTWARE_FILE = "software.json"
+GUARANTEES_FILE = "guarantees.json"
 LOCAL_ONLY = "local_only"
 """The sub-directory in which the local-only baseline of a run is recorded."""
 

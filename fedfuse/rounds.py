@@ -191,8 +191,8 @@ class Rounds:
         if ("label_counts" in strategy.needs) != (knowledge.label_counts is not None):
             raise InvalidKnowledgeError("told its label counts unasked, or not although asked")
         if knowledge.carriers and knowledge.protection != self.settings.protection:
-            stated = knowledge.protection or "not protected"
-            raise InvalidKnowledgeError(f"is {stated[:LONGEST_STATEMENT]}, not {self.settings.protection or 'bare'}")
+            stated, configured = knowledge.protection[:LONGEST_STATEMENT], self.settings.protection
+            raise InvalidKnowledgeError(f"protected by {stated or 'nothing'} instead of {configured or 'nothing'}")
         if knowledge.label_counts is not None and len(knowledge.label_counts) != self.server.num_classes:
             raise InvalidKnowledgeError(f"told {len(knowledge.label_counts)} label counts")
         expected = self.roster.expectation(reply.client_id, reply.round, self._asked)

@@ -275,5 +275,5 @@ def serve(service: Service) -> None:
 def record_start(directory: Path, configuration: Configuration, promise: Promise) -> None:
     """Write what is known before round 1: the configuration, what is promised, and what it runs with."""
     results.write_text(directory, "config.yaml", to_yaml(configuration))
-    results.write_text(directory, "guarantees.json", promise.to_json())
+    results.write_text(directory, results.GUARANTEES_FILE, promise.to_json())
     results.write_text(directory, results.SOFTWARE_FILE, json.dumps(results.software(), indent=2) + "\n")

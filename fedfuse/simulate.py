@@ -120,7 +120,9 @@ def resume(directory: Path, num_rounds: int | None = None) -> Path:
             raise ConfigurationError(f"num_rounds={num_rounds}, but {done} rounds are already done.")
         configuration = replace(configuration, num_rounds=num_rounds)
         results.write_text(directory, "config.yaml", to_yaml(configuration))
-    _run(assemble(configuration), directory)
+    simulation = assemble(configuration)
+    results.write_text(directory, results.GUARANTEES_FILE, simulation.promise.to_json())  # more rounds can cost more
+    _run(simulation, directory)
     return directory
 
 

@@ -345,7 +345,17 @@ def test_precision_is_the_same_everywhere(precision, dtype, strategy, runner, tm
 
     simulation.strategy.fuse = recording_fuse
     initial = simulation.strategy.initial(simulation.server)
-    serve(Service(simulation.configuration, grid, simulation.strategy, simulation.server, tmp_path, initial))
+    serve(
+        Service(
+            simulation.configuration,
+            grid,
+            simulation.strategy,
+            simulation.server,
+            tmp_path,
+            simulation.promise,
+            initial,
+        )
+    )
 
     arrays = [array for record in grid.records for arrays in record.array_records.values() for array in arrays.values()]
     assert {array.dtype for array in arrays if array.dtype.startswith("float")} == {precision}

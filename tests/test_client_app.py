@@ -98,7 +98,7 @@ def run(simulation, grid, directory):
     directory.mkdir()
     strategy = simulation.strategy
     initial = strategy.initial(simulation.server)
-    serve(Service(simulation.configuration, grid, strategy, simulation.server, directory, initial))
+    serve(Service(simulation.configuration, grid, strategy, simulation.server, directory, simulation.promise, initial))
     return [
         {name: value for name, value in line.items() if name != "seconds"} for line in results.read_metrics(directory)
     ]

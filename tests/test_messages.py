@@ -482,3 +482,34 @@ def test_rows_that_are_no_row_of_bits_are_malformed():
     record["rows"] = ArrayRecord({"rows": Array(torch.zeros(2, 2, dtype=torch.uint8))})
     with pytest.raises(InvalidKnowledgeError, match="rows are not written as bits"):
         Request.from_record(record)
+
+
+def test_equal_requests_have_equal_digests_and_others_have_not():
+    def request(**changes):
+        fused = {"soft_labels": {"soft_labels": torch.tensor([[0.25, 0.75]])}}
+        return Request(
+            **{"round": 3, "run": "a", "rows": torch.tensor([1, 4]), "fused": fused, "fused_round": 2} | changes
+        )
+
+    assert request().digest == request().digest
+    assert Request.from_record(request().to_record()).digest == request().digest
+    assert request(run="b").digest == request().digest
+    others = [
+        request(round=4),
+        request(sends=("weights",)),
+        request(facts=("num_examples",)),
+        request(rows=torch.tensor([1, 5])),
+        request(rows=None),
+        request(fused=None),
+        request(fused={"soft_labels": {"soft_labels": torch.tensor([[0.75, 0.25]])}}),
+        request(fused={"soft_labels": {"other": torch.tensor([[0.25, 0.75]])}}),
+        request(fused_round=1),
+        request(compact=True),
+    ]
+    assert len({request().digest, *(other.digest for other in others)}) == 11
+
+
+def test_what_was_done_to_protect_knowledge_travels_or_stays_unsaid():
+    for protection in ("", "clip(radius=0.5); draws: system"):
+        reply = Reply(1, 2, "digest", knowledge=Knowledge(1, 2, {}, protection=protection))
+        assert Reply.from_record(reply.to_record()).knowledge.protection == protection

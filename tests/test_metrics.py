@@ -1,8 +1,9 @@
 import pytest
 from records import client, record
 
-from fedfuse.metrics import LeftOut, Spread, round_metrics, summarise
+from fedfuse.metrics import LeftOut, Spread, round_metrics, summarise, without_metrics
 
+ROUND = record(4, [client(0, 0.5, 0.25, 0.75, 1.5), client(1, 1.0, None, 0.25, 0.5)])
 UNKNOWN = {"mean": None, "std": None, "worst": None, "worst_10_percent": None}
 
 
@@ -42,6 +43,25 @@ def test_round_metrics_is_the_flat_line_of_a_round():
         "bytes_down": 300,
         "seconds": {"learn": 0.5, "round": 1.0},
     }
+
+
+def test_with_means_only_nothing_else_is_told():
+    line = round_metrics(ROUND, only_means=True)
+    everything = round_metrics(ROUND)
+    told = {"personal_mean", "general_mean", "validation_mean"}
+    spread = {f"{which}_{name}" for which in ("personal", "general") for name in ("std", "worst", "worst_10_percent")}
+    assert {name: line[name] for name in told} == {name: everything[name] for name in told}
+    assert {line[name] for name in spread} == {None}
+    assert {name: line[name] for name in line.keys() - spread} == {
+        name: everything[name] for name in line.keys() - spread
+    }
+
+
+def test_a_record_without_metrics_keeps_who_took_part():
+    bare = without_metrics(ROUND)
+    assert [client.client_id for client in bare.clients] == [client.client_id for client in ROUND.clients]
+    assert {value for client in bare.clients for name, value in vars(client).items() if name != "client_id"} == {None}
+    assert bare.bytes_up == ROUND.bytes_up
 
 
 def test_unknown_and_not_finite_metrics_are_null_never_nan():

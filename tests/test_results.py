@@ -105,6 +105,14 @@ def test_a_round_is_a_line_and_a_row_a_client(tmp_path):
     assert not (tmp_path / "relevance.npz").exists()
 
 
+def test_where_only_means_may_be_told_no_client_has_a_number_and_what_was_spent_stands_beside(tmp_path):
+    first = record(1, [client(0, 0.5, 0.25, 0.75, 1.5), client(7, 1.0)])
+    line = results.append_round(tmp_path, first, {"record": 1.5}, only_means=True)
+    assert line == round_metrics(first, only_means=True) | {"epsilon": {"record": 1.5}}
+    assert results.read_metrics(tmp_path) == [line]
+    assert results.read_clients(tmp_path) == {1: (client(0), client(7))}
+
+
 def test_nothing_is_read_where_nothing_was_recorded(tmp_path):
     assert results.read_metrics(tmp_path) == []
     assert results.read_clients(tmp_path) == {}

@@ -97,6 +97,7 @@ def run(simulation, directory, grid=None, strategy=None, **changes):
             "strategy": strategy,
             "server": simulation.server,
             "directory": directory,
+            "promise": simulation.promise,
             "initial": strategy.initial(simulation.server),
             "client_states": grid.state_dict,
             "load_client_states": grid.load_state_dict,
@@ -169,6 +170,9 @@ def flower_error(reply):
     failed = Message(Error(20, "/home/alice/data.csv is missing"), reply_to=reply)
     failed.metadata.__dict__["_src_node_id"] = reply.metadata.src_node_id
     return [failed]
+
+
+NOISE = "noise(distribution='gaussian', scale=0.05); draws: system"
 
 
 def other_carrier(reply):
@@ -290,6 +294,17 @@ SHARE_FAULTS = ANY_PHASE | {
         header(**{"num-examples": 2**60}),
         f"implausible number of examples: {2**60}",
     ),
+    "protection-missing": (
+        ["privacy=[noise]"],
+        lambda reply: [reply] if reply.content["reply"].pop("protection") else [],
+        f"protected by nothing instead of {NOISE}",
+    ),
+    "protection-of-another-kind": (
+        ["privacy=[noise]"],
+        header(protection="noise(scale=0.01); draws: system"),
+        f"protected by noise(scale=0.01); draws: system instead of {NOISE}",
+    ),
+    "protection-unasked": ([], header(protection="x" * 200), f"protected by {'x' * 120} instead of nothing"),
     "label-counts-unasked": (
         [],
         header(**{"label-counts": "[1, 2]"}),

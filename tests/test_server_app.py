@@ -18,10 +18,8 @@ from fedfuse.data.files import write_shared
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import ConfigurationError, FedfuseError, TooFewClientsError
 from fedfuse.knowledge import Fused
-from fedfuse.privacy.guarantee import Guarantee
-from fedfuse.privacy.noise import Noise
 from fedfuse.privacy.swing import Swing
-from fedfuse.server_app import Service, check_continues, guarantees_json, prepare, serve
+from fedfuse.server_app import Service, check_continues, prepare, serve
 from fedfuse.simulate import assemble, resume, simulate
 from fedfuse.strategy import FusionStrategy
 from fedfuse.summary import SUMMARY_FILE, read_summary
@@ -111,8 +109,8 @@ def start_app_and_stop_it(overrides, grid, monkeypatch, rounds=1):
     """Start the ServerApp, and interrupt it once so many rounds are recorded, before their checkpoint is written."""
     append, recorded = results.append_round, []
 
-    def append_and_interrupt(directory, record):
-        recorded.append(append(directory, record))
+    def append_and_interrupt(*args, **options):
+        recorded.append(append(*args, **options))
         if len(recorded) == rounds:
             raise KeyboardInterrupt
         return recorded[-1]
@@ -133,6 +131,7 @@ def service_of(simulation, directory, **changes):
             "strategy": simulation.strategy,
             "server": simulation.server,
             "directory": directory,
+            "promise": simulation.promise,
             "initial": simulation.strategy.initial(simulation.server),
             "client_states": grid.state_dict,
             "load_client_states": grid.load_state_dict,
@@ -373,6 +372,7 @@ CHANGES = {
     "local_baseline": ["local_baseline=true"],
     "output": ["output=elsewhere"],
     "share_facts": ["share_facts=[]"],
+    "secure_rng": ["privacy.secure_rng=false"],
     "data": ["data=custom", "data._target_=own.load"],
     "partition": ["partition=iid"],
     "split": ["split.test=0.3"],
@@ -592,26 +592,6 @@ def test_guarantees_state_each_protector_and_claim_no_differential_privacy(tmp_p
     assert written["protectors"][1]["mechanism"] == "gaussian noise of scale 0.05 on soft labels"
     assert written["differential_privacy"] is False
     assert written["summary"] == "No differential privacy is guaranteed."
-    assert (tmp_path / "run" / "guarantees.json").read_text() == guarantees_json((Swing(), Noise()))
-
-
-def test_guarantees_without_protectors():
-    assert json.loads(guarantees_json(())) == {
-        "protectors": [],
-        "differential_privacy": False,
-        "summary": "No differential privacy is guaranteed.",
-    }
-
-
-def test_an_accounted_guarantee_is_told_apart():
-    class Accounted:
-        def guarantee(self):
-            return Guarantee("dp", "Gaussian mechanism", "client", "the server", epsilon=2.0, delta=1e-5)
-
-    written = json.loads(guarantees_json((Noise(), Accounted())))
-    assert written["differential_privacy"] is True
-    assert written["summary"] == "See protectors."
-    assert written["protectors"][1]["epsilon"] == 2.0
 
 
 def test_a_run_whose_clients_keep_their_own_state_is_not_continued_with_fresh_ones(tmp_path):

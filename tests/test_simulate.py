@@ -138,7 +138,7 @@ def server_file_of_baseline(path, contents):
     return path.name == SERVER and path.parent.parent.name == results.LOCAL_ONLY
 
 
-def in_baseline(directory, record):
+def in_baseline(directory, record, *others):
     return directory.name == results.LOCAL_ONLY
 
 

@@ -118,4 +118,4 @@ def likeness(client: Client, settings: ClientSettings, rows: Tensor) -> Tensor:
     if len(density.own) == 0:
         return torch.zeros(len(rows), dtype=torch.float64)
     on_rows = density(settings.transfer.inputs[rows])
-    return torch.searchsorted(density.own, on_rows) / len(density.own)
+    return torch.searchsorted(density.own, on_rows).double() / len(density.own)

@@ -36,14 +36,13 @@ class PrivacyState:
         What its noise is drawn from; it never leaves the client.
     answered : str
         The digest of the request that it answered last: another one for the same round would release more.
-    spent : Tensor
-        float64 ``[k, 3]``: how its private training was done so far, as rows of sampling rate, noise multiplier and
-        number of steps.
+    spent : tuple[tuple[float, float, int], ...]
+        How its private training was done so far: sampling rate, noise multiplier, and number of such steps.
     """
 
     key: bytes = bytes(KEY_BYTES)
     answered: str = ""
-    spent: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.float64))
+    spent: tuple[tuple[float, float, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class ClientState:
             "objective_state": dict(self.objective_state),
             "received": {carrier: dict(tensors) for carrier, tensors in self.received.items()},
             "absorbed_round": self.absorbed_round,
-            "privacy": vars(self.privacy),
+            "privacy": dict(vars(self.privacy)),
         }
 
     @staticmethod

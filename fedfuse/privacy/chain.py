@@ -31,12 +31,13 @@ def check_chain(components: Sequence[Component], protectors: Sequence[Protector]
                 f"privacy: {name} protects what is learnt, before anything is sent: put it first, not after "
                 f"{', '.join(before.values())}."
             )
-        if role == "bound" and before.keys() & {"heuristic", "mechanism"}:
-            noised = before.get("mechanism") or before["heuristic"]
+        mechanism_follows = "mechanism" not in before and any(one.role == "mechanism" for one in protectors)
+        noised = before.get("mechanism") or before.get("heuristic")
+        if role == "bound" and noised is not None and not mechanism_follows:
             raise ConfigurationError(
                 f"privacy: {name} after {noised} bounds the noise, not what it must hide: put {name} before {noised}."
             )
-        if role == "heuristic" and "bound" in before and "mechanism" not in before and _mechanism_in(protectors):
+        if role == "heuristic" and "bound" in before and mechanism_follows:
             raise ConfigurationError(
                 f"privacy: {name} between {before['bound']} and the noise undoes the bound that the noise relies on: "
                 f"put {name} before {before['bound']}, or last."
@@ -51,10 +52,6 @@ def check_chain(components: Sequence[Component], protectors: Sequence[Protector]
                 f"privacy: {name} looks at private data that {covered} does not cover, and voids its guarantee."
             )
         before[role] = name
-
-
-def _mechanism_in(protectors: Sequence[Protector]) -> bool:
-    return any(protector.role == "mechanism" for protector in protectors)
 
 
 def with_radii(protectors: Sequence[Protector]) -> Iterator[tuple[Protector, float | None]]:

@@ -43,7 +43,8 @@ class Guarantee:
     def __str__(self) -> str:
         if self.epsilon is None:
             return f"{self.protector}: {self.mechanism}; guarantee: none"
+        drawn = "" if self.draws == NOBODY else f"; drawn from {self.draws}"
         return (
             f"{self.protector}: {self.mechanism}; guarantee: epsilon {self.epsilon:.4g}, delta {self.delta:g} "
-            f"for one {self.unit} against {self.adversary}; drawn from {self.draws}"
+            f"for one {self.unit} against {self.adversary}{drawn}"
         )

@@ -14,6 +14,7 @@ from fedfuse.configuration import Configuration, from_yaml
 from fedfuse.errors import ConfigurationError, FedfuseError
 from fedfuse.results import (
     CLIENTS_FILE,
+    GUARANTEES_FILE,
     LOCAL_ONLY,
     METRICS_FILE,
     RELEVANCE_FILE,
@@ -25,7 +26,6 @@ from fedfuse.results import (
 from fedfuse.summary import SUMMARY_FILE, read_summary
 
 CONFIGURATION_FILE = "config.yaml"
-GUARANTEES_FILE = "guarantees.json"
 
 Content = TypeVar("Content")
 Spreads = dict[str, dict[str, float] | None]

@@ -2,14 +2,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from protection import EXPOSURE
 
 from fedfuse.client.absorb import absorb
 from fedfuse.client.client import first_state
 from fedfuse.client.evaluate import evaluate
 from fedfuse.client.express import express
 from fedfuse.client.learn import learn
-from fedfuse.client.phases import MissingStateError, absorb_and_evaluate, describe, share, start_state
-from fedfuse.client.protect import protect
+from fedfuse.client.phases import (
+    MissingStateError,
+    RepeatedRequestError,
+    absorb_and_evaluate,
+    describe,
+    share,
+    start_state,
+)
+from fedfuse.client.protect import UnprotectedError, protect
 from fedfuse.client.state import ABSORBED, SHARED, DirectoryStore, Generation, MemoryStore
 from fedfuse.engine import sequential, stacked
 from fedfuse.messages import Reply, Request
@@ -33,7 +41,10 @@ def cohort(make_clients):
 def ask(phase, store, clients, requests, settings, fit=sequential.fit):
     """Run a phase from the stored states, store what the clients became, and return their answers."""
     generation = Generation(requests[0].round, phase)
-    states = [start_state(store, client, generation, settings) for client in clients]
+    states = [
+        start_state(store, client, generation, request, settings)
+        for client, request in zip(clients, requests, strict=True)
+    ]
     answers = PHASES[phase](clients, states, requests, settings, fit, Stopwatch())
     for client, answer in zip(clients, answers, strict=True):
         store.save(client.client_id, generation, answer.state)
@@ -42,6 +53,11 @@ def ask(phase, store, clients, requests, settings, fit=sequential.fit):
 
 def same_tensors(own, other):
     return set(own) == set(other) and all(torch.equal(tensor, other[name]) for name, tensor in own.items())
+
+
+def same_replies(own, other):
+    carriers = own.reply.knowledge.carriers
+    return all(same_tensors(carriers[name], other.reply.knowledge.carriers[name]) for name in carriers)
 
 
 def same_states(state, other):
@@ -84,24 +100,61 @@ def test_a_client_says_who_it_is(make_clients, make_settings):
 def test_share_starts_from_the_newest_state_before_it_and_at_first_from_first_weights(store, cohort, make_settings):
     client, settings = cohort[1], make_settings()
     first = first_state(client, settings)
-    assert same_states(start_state(store, client, Generation(4, SHARED), settings), first)
+    assert same_states(start_state(store, client, Generation(4, SHARED), Request(round=1), settings), first)
     for generation, round in ((Generation(4, SHARED), 4), (Generation(4, ABSORBED), 5)):
         store.save(client.client_id, generation, replace(first, absorbed_round=round))
-    assert start_state(store, client, Generation(5, SHARED), settings).absorbed_round == 5
-    assert start_state(store, client, Generation(9, SHARED), settings).absorbed_round == 5
+    assert start_state(store, client, Generation(5, SHARED), Request(round=1), settings).absorbed_round == 5
+    assert start_state(store, client, Generation(9, SHARED), Request(round=1), settings).absorbed_round == 5
 
 
 def test_share_does_not_begin_afresh_where_only_later_states_are_kept(store, cohort, make_settings):
     client, settings = cohort[1], make_settings()
     store.save(client.client_id, Generation(4, SHARED), replace(first_state(client, settings), absorbed_round=3))
     # The first message again: the state that it began from was not one of the store.
-    assert start_state(store, client, Generation(4, SHARED), settings).absorbed_round == -1
+    assert start_state(store, client, Generation(4, SHARED), Request(round=1), settings).absorbed_round == -1
     store.save(client.client_id, Generation(4, ABSORBED), first_state(client, settings))
     for round in (3, 4):
         with pytest.raises(MissingStateError, match=r"^client 1 is at .*4.*, and what it was before .* is not kept$"):
-            start_state(store, client, Generation(round, SHARED), settings)
+            start_state(store, client, Generation(round, SHARED), Request(round=1), settings)
     # Another client's states are no reason.
-    start_state(store, cohort[2], Generation(3, SHARED), settings)
+    start_state(store, cohort[2], Generation(3, SHARED), Request(round=1), settings)
+
+
+class Guaranteed(Noise):
+    """Stands for a mechanism that backs a guarantee."""
+
+    role = "mechanism"
+
+
+def test_where_a_guarantee_is_claimed_another_request_for_an_answered_round_is_refused(
+    store, cohort, make_settings, share_request
+):
+    clients = [cohort[1]]
+    settings = make_settings(protectors=(Guaranteed(),), exposure=EXPOSURE)
+    (first,) = ask(SHARED, store, clients, [share_request(1)], settings)
+    (again,) = ask(SHARED, store, clients, [share_request(1)], settings)
+    assert same_replies(first, again)
+    for other in (share_request(1, rows=torch.arange(3)), share_request(1, fused_round=0)):
+        with pytest.raises(RepeatedRequestError, match="client 1 has answered round 1 already"):
+            start_state(store, clients[0], Generation(1, SHARED), other, settings)
+    ask(SHARED, store, clients, [share_request(2)], settings)
+    with pytest.raises(RepeatedRequestError):
+        start_state(store, clients[0], Generation(1, SHARED), share_request(1, fused_round=0), settings)
+    # Without a guarantee nothing is spent.
+    start_state(store, clients[0], Generation(2, SHARED), share_request(2, rows=torch.arange(3)), make_settings())
+
+
+def test_a_client_states_what_it_did_to_what_it_sends(store, cohort, make_settings, share_request):
+    settings = make_settings(protectors=(Noise(),), protection="noise(scale=0.05); draws: seed")
+    (answer,) = ask(SHARED, store, [cohort[0]], [share_request()], settings)
+    assert answer.reply.knowledge.protection == "noise(scale=0.05); draws: seed"
+    assert Reply.from_record(answer.reply.to_record()).knowledge.protection == "noise(scale=0.05); draws: seed"
+
+
+def test_a_request_for_more_than_the_guarantee_covers_is_refused(store, cohort, make_settings, share_request):
+    settings = make_settings(protectors=(Guaranteed(),), exposure=replace(EXPOSURE, num_rows=3))
+    with pytest.raises(UnprotectedError):
+        ask(SHARED, store, [cohort[0]], [share_request()], settings)
 
 
 def test_absorb_starts_from_the_share_of_its_own_round_and_from_nothing_else(store, cohort, make_settings):
@@ -110,12 +163,12 @@ def test_absorb_starts_from_the_share_of_its_own_round_and_from_nothing_else(sto
     for generation in (Generation(3, ABSORBED), Generation(4, ABSORBED)):
         store.save(client.client_id, generation, first_state(client, settings))
         with pytest.raises(MissingStateError, match="client 1 did not share in round 4"):
-            start_state(store, client, absorbing, settings)
+            start_state(store, client, absorbing, Request(round=1), settings)
     store.save(client.client_id, Generation(4, SHARED), replace(first_state(client, settings), absorbed_round=3))
-    assert start_state(store, client, absorbing, settings).absorbed_round == 3
-    assert start_state(store, client, absorbing, settings).absorbed_round == 3
+    assert start_state(store, client, absorbing, Request(round=1), settings).absorbed_round == 3
+    assert start_state(store, client, absorbing, Request(round=1), settings).absorbed_round == 3
     with pytest.raises(MissingStateError):
-        start_state(store, cohort[2], absorbing, settings)
+        start_state(store, cohort[2], absorbing, Request(round=1), settings)
 
 
 # -- share -------------------------------------------------------------------------------------------------------------

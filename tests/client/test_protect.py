@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from protection import EXPOSURE
 
 from fedfuse.client.client import first_state
-from fedfuse.client.protect import protect
+from fedfuse.client.density import densities_of
+from fedfuse.client.protect import UnprotectedError, begin_answer, check_request, covered, protect
 from fedfuse.encoding.uint8 import uint8
 from fedfuse.privacy.swing import Swing
 
@@ -13,16 +15,19 @@ class Spy:
     """A protector that keeps what it was given and what it drew, and changes soft labels by a function."""
 
     carrier = "soft_labels"
+    role = "heuristic"
     needs_reference = True
+    uses_private_data = False
 
     def __init__(self, change=lambda soft_labels: soft_labels):
         self.change = change
-        self.seen, self.references, self.draws = [], [], []
+        self.seen, self.contexts, self.references, self.draws = [], [], [], []
 
-    def __call__(self, soft_labels, reference, generator):
+    def __call__(self, soft_labels, context):
         self.seen.append(soft_labels)
-        self.references.append(reference)
-        self.draws.append(tuple(generator.standard_normal(4)))
+        self.contexts.append(context)
+        self.references.append(context.reference)
+        self.draws.append(tuple(context.generator.standard_normal(4)))
         return self.change(soft_labels)
 
 
@@ -140,3 +145,112 @@ def test_soft_labels_are_encoded_after_the_last_protector(client, make_settings,
     read = encoding.decode(protected["soft_labels"], 10, 3, torch.float64)["soft_labels"]
     blurred = (expressed["soft_labels"]["soft_labels"] + 1) / 4
     torch.testing.assert_close(read, blurred, rtol=0, atol=1 / 510)
+
+
+def test_the_step_after_a_bound_is_told_its_radius(client, make_settings, share_request):
+    bound, noise, last = Spy(), Spy(), Spy()
+    bound.role, bound.radius, noise.role = "bound", 0.25, "mechanism"
+    settings = make_settings(protectors=(bound, noise, last), exposure=EXPOSURE)
+    protect(client, first_state(client, settings), expressed_of(), share_request(), settings)
+    assert [spy.contexts[0].radius for spy in (bound, noise, last)] == [None, 0.25, None]
+
+
+def test_one_that_works_while_the_client_learns_does_nothing_to_what_is_sent(client, make_settings, share_request):
+    training = Spy(torch.zeros_like)
+    training.role = "training"
+    settings, expressed = make_settings(protectors=(training,), exposure=EXPOSURE), expressed_of()
+    assert protect(client, first_state(client, settings), expressed, share_request(), settings) == expressed
+
+
+def test_likeness_is_the_share_of_own_samples_that_are_less_likely(client, make_settings, share_request):
+    spy, settings = Spy(), make_settings()
+    state = first_state(client, settings)
+    protect(client, state, expressed_of(), share_request(), replace(settings, protectors=(spy,)))
+    found = spy.contexts[0].likeness()
+    (density,) = densities_of([client], settings)
+    on_transfer = density(settings.transfer.inputs)
+    assert found.tolist() == [(density.own < value).double().mean().item() for value in on_transfer]
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+# -- what a guarantee covers -------------------------------------------------------------------------------------------
+
+
+def mechanism():
+    spy = Spy()
+    spy.role = "mechanism"
+    return spy
+
+
+def training():
+    spy = Spy()
+    spy.role = "training"
+    return spy
+
+
+@pytest.mark.parametrize(
+    ("protectors", "carriers"),
+    [
+        ((), None),
+        ((Spy(),), None),
+        ((mechanism(),), {"soft_labels"}),
+        ((training(),), {"soft_labels", "weights", "head", "relations"}),
+        ((training(), mechanism()), {"soft_labels"}),
+    ],
+)
+def test_what_a_guarantee_covers(protectors, carriers):
+    assert covered(protectors) == carriers
+
+
+def refused(request, settings):
+    with pytest.raises(UnprotectedError) as error:
+        check_request(request, settings)
+    return str(error.value)
+
+
+def test_a_client_releases_no_more_than_its_guarantee_was_computed_for(make_settings, share_request):
+    exposure = replace(EXPOSURE, num_rounds=3, num_rows=4)
+    settings = make_settings(protectors=(mechanism(),), exposure=exposure, share_facts=frozenset({"num_examples"}))
+    rows = torch.arange(4)
+    check_request(share_request(3, rows=rows), settings)
+    assert "round 4 of 3" in refused(share_request(4, rows=rows), settings)
+    assert "5 transfer samples, not 4 at most" in refused(share_request(rows=torch.arange(5)), settings)
+    assert "asked for weights" in refused(share_request(rows=rows, sends=("soft_labels", "weights")), settings)
+    assert "num_examples" in refused(share_request(rows=rows, facts=("num_examples",)), settings)
+    check_request(share_request(9, sends=("weights",)), make_settings(protectors=(Spy(),)))
+
+
+def test_an_answer_is_noted_with_the_request_that_it_is_for(client, make_settings, share_request):
+    settings = make_settings(protectors=(mechanism(),), exposure=replace(EXPOSURE, num_rows=10))
+    state = first_state(client, settings)
+    assert begin_answer(state, share_request(), settings).privacy.answered == share_request().digest
+    assert begin_answer(state, share_request(), make_settings()) is state
+    with pytest.raises(UnprotectedError):
+        begin_answer(state, share_request(99), settings)
+
+
+def test_draws_that_back_a_guarantee_belong_to_one_request_one_position_and_one_client(
+    make_clients, make_settings, share_request
+):
+    def draws(client=0, request=None, number=1):
+        spies = tuple(Spy() for _ in range(number))
+        settings = make_settings(protectors=spies)
+        client, request = make_clients()[client], request or share_request()
+        state = begin_answer(first_state(client, settings), request, settings)
+        protect(client, state, expressed_of(), request, settings)
+        return [spy.contexts[0].keystream.bytes(8) for spy in spies]
+
+    usual = draws(number=2)
+    assert draws(number=2) == usual
+    others = draws(client=1) + draws(request=share_request(2)) + draws(request=share_request(rows=torch.arange(3)))
+    assert len({*usual, *others}) == 5
+
+
+def test_keys_that_back_a_guarantee_come_from_the_operating_system(client, make_settings):
+    def key(**changes):
+        return first_state(client, make_settings(**changes)).privacy.key
+
+    assert key(protectors=(mechanism(),)) != key(protectors=(mechanism(),))
+    assert key(protectors=(mechanism(),), secure_rng=False) == key(protectors=(mechanism(),), secure_rng=False)
+    assert key(protectors=(Spy(),)) == key(protectors=(Spy(),))
+    assert len(key(protectors=(mechanism(),))) == 32

@@ -69,7 +69,7 @@ def test_a_state_becomes_plain_and_comes_back_the_same_without_pickled_code():
 
 def test_a_plain_state_says_everything():
     plain = full_state().to_dict()
-    assert set(plain) == {"parameters", "objective_state", "received", "absorbed_round"}
+    assert set(plain) == {"parameters", "objective_state", "received", "absorbed_round", "privacy"}
     assert plain["objective_state"] == {"transfer.0.mean": torch.tensor(0.25)}
     assert plain["absorbed_round"] == 3
 

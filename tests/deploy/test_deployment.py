@@ -114,7 +114,7 @@ def simulated(directory):
     configuration = compose([*BASE, "num_rounds=3", "engine.runner=sequential", *strategy(recorded)])
     simulation = assemble(configuration)
     grid = WithoutOneRound(simulation.clients, simulation.settings, "sequential")
-    serve(Service(configuration, grid, simulation.strategy, simulation.server, recorded))
+    serve(Service(configuration, grid, simulation.strategy, simulation.server, recorded, simulation.promise))
     return recorded
 
 

@@ -146,7 +146,7 @@ def test_clients_alone_in_their_cohort_answer_bitwise_what_the_phases_answer(
             replies = ask(grid, message_type, request)
             for client, answer in zip(clients, answers_of(replies), strict=True):
                 generation = Generation(round, finished)
-                state = phases.start_state(store, client, generation, settings)
+                state = phases.start_state(store, client, generation, request, settings)
                 fit = choose_runner(runner, client.architecture)
                 (direct,) = phase([client], [state], [request], settings, fit, Stopwatch())
                 store.save(client.client_id, generation, direct.state)

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from protection import EXPOSURE, context
 
 from fedfuse.errors import ConfigurationError
 from fedfuse.privacy.noise import Noise, check_distribution, draw_noise
@@ -46,14 +47,14 @@ def test_the_stream_decides_the_noise(distribution):
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_a_scale_of_zero_changes_nothing(distribution):
     soft_labels = torch.cat([interior_soft_labels(), torch.eye(4, dtype=torch.float64)])
-    protected = Noise(0.0, distribution)(soft_labels, None, np.random.default_rng(0))
+    protected = Noise(0.0, distribution)(soft_labels, context(seed=0))
     torch.testing.assert_close(protected, soft_labels, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_inside_the_simplex_the_noise_is_added_less_its_mean_over_the_classes(distribution):
     soft_labels = interior_soft_labels()
-    protected = Noise(0.003, distribution)(soft_labels, None, np.random.default_rng(5))
+    protected = Noise(0.003, distribution)(soft_labels, context(seed=5))
     noise = draw_noise(distribution, soft_labels.shape, np.random.default_rng(5))
     expected = soft_labels + 0.003 * (noise - noise.mean(1, keepdim=True))
     torch.testing.assert_close(protected, expected, rtol=0, atol=1e-14)
@@ -61,7 +62,7 @@ def test_inside_the_simplex_the_noise_is_added_less_its_mean_over_the_classes(di
 
 def test_noised_soft_labels_are_projected():
     soft_labels = torch.eye(4, dtype=torch.float64)
-    protected = Noise(2.0)(soft_labels, None, np.random.default_rng(5))
+    protected = Noise(2.0)(soft_labels, context(seed=5))
     noise = draw_noise("gaussian", soft_labels.shape, np.random.default_rng(5))
     torch.testing.assert_close(protected, project_to_simplex(soft_labels + 2 * noise))
 
@@ -70,7 +71,7 @@ def test_noised_soft_labels_are_projected():
 def test_more_noise_moves_soft_labels_further(distribution):
     soft_labels = interior_soft_labels()
     distances = [
-        (Noise(scale, distribution)(soft_labels, None, np.random.default_rng(0)) - soft_labels).norm().item()
+        (Noise(scale, distribution)(soft_labels, context(seed=0)) - soft_labels).norm().item()
         for scale in (0.0, 0.01, 0.05, 0.2)
     ]
     assert distances == sorted(distances)
@@ -81,12 +82,12 @@ def test_a_reference_is_neither_needed_nor_used():
     soft_labels = interior_soft_labels()
     assert Noise.needs_reference is False
     assert Noise.carrier == "soft_labels"
-    with_reference = Noise()(soft_labels, soft_labels.flip(0), np.random.default_rng(0))
-    assert torch.equal(with_reference, Noise()(soft_labels, None, np.random.default_rng(0)))
+    with_reference = Noise()(soft_labels, context(soft_labels.flip(0), 0))
+    assert torch.equal(with_reference, Noise()(soft_labels, context(seed=0)))
 
 
 def test_nothing_is_guaranteed():
-    assert str(Noise(0.1, "laplace").guarantee()) == (
+    assert str(Noise(0.1, "laplace").guarantee(EXPOSURE, 1)) == (
         "noise: laplace noise of scale 0.1 on soft labels; guarantee: none"
     )
 

@@ -1,6 +1,6 @@
-import numpy as np
 import pytest
 import torch
+from protection import EXPOSURE, context
 
 from fedfuse import catalogue
 from fedfuse.carriers.carrier import CARRIERS
@@ -31,7 +31,7 @@ def test_a_protector_says_what_it_protects_and_what_it_needs(protector):
 
 
 def test_without_an_accounted_loss_nothing_is_guaranteed(protector):
-    guarantee = protector.guarantee()
+    guarantee = protector.guarantee(EXPOSURE, 1)
     assert isinstance(guarantee, Guarantee)
     if guarantee.epsilon is None:
         assert (guarantee.unit, guarantee.adversary, guarantee.delta) == ("none", "none", None)
@@ -43,7 +43,7 @@ def test_without_an_accounted_loss_nothing_is_guaranteed(protector):
 def test_protected_soft_labels_are_probabilities_of_the_same_kind(protector, dtype, has_reference):
     soft_labels = random_soft_labels(dtype=dtype)
     reference = random_soft_labels(seed=1, dtype=dtype) if has_reference else None
-    protected = protector(soft_labels, reference, np.random.default_rng(0))
+    protected = protector(soft_labels, context(reference, 0))
     assert protected.shape == soft_labels.shape
     assert protected.dtype == dtype
     assert (protected >= 0).all()
@@ -53,7 +53,7 @@ def test_protected_soft_labels_are_probabilities_of_the_same_kind(protector, dty
 
 def test_the_stream_decides_the_draws(protector):
     soft_labels, reference = random_soft_labels(), random_soft_labels(seed=1)
-    first, again, other = (protector(soft_labels, reference, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    first, again, other = (protector(soft_labels, context(reference, seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -61,7 +61,7 @@ def test_the_stream_decides_the_draws(protector):
 def test_certain_answers_can_be_protected_and_inputs_are_left_alone(protector):
     soft_labels = torch.eye(5)
     reference = soft_labels.flip(0).clone()
-    protected = protector(soft_labels, reference, np.random.default_rng(0))
+    protected = protector(soft_labels, context(reference, 0))
     assert torch.isfinite(protected).all()
     assert torch.equal(soft_labels, torch.eye(5))
     assert torch.equal(reference, torch.eye(5).flip(0))

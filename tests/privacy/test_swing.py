@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from protection import EXPOSURE, context
 
 from fedfuse.errors import ConfigurationError
 from fedfuse.privacy.noise import draw_noise
@@ -45,7 +46,7 @@ def test_a_constant_likelihood_is_one_half_whatever_the_reference():
     constant = Swing(likelihood="constant")
     own, reference = random_soft_labels(), random_soft_labels(seed=1)
     assert constant.privacy_likelihood(own, reference).tolist() == [0.5] * 30
-    assert torch.equal(constant(own, reference, generator()), constant(own, None, generator()))
+    assert torch.equal(constant(own, context(reference)), constant(own, context()))
 
 
 def test_a_reference_is_needed_by_the_likelihood_of_memorisation_alone():
@@ -69,13 +70,13 @@ def test_likelihood_lies_between_zero_and_one_and_rises_with_the_surplus_of_conf
 
 def test_softened_values_in_numbers():
     # A likelihood of one half gives temperature 2, and softmax(log p / 2) is in proportion to the square root of p.
-    softened = Swing(1.0, 3.0, noise_scale=0.0, likelihood="constant")(soft([0.64, 0.36]), None, generator())
+    softened = Swing(1.0, 3.0, noise_scale=0.0, likelihood="constant")(soft([0.64, 0.36]), context())
     assert softened.flatten().tolist() == pytest.approx([4 / 7, 3 / 7])
 
 
 def test_softened_values_follow_the_likelihood_of_each_sample():
     own, reference = soft([0.9, 0.1], [0.9, 0.1]), soft([0.4, 0.6], [0.9, 0.1])
-    softened = Swing(1.0, 8.0, noise_scale=0.0)(own, reference, generator())
+    softened = Swing(1.0, 8.0, noise_scale=0.0)(own, context(reference))
     for row, likelihood in zip(softened, (1 / (1 + math.exp(-2.5)), 0.5), strict=True):
         temperature = 1 + 7 * likelihood
         odds = 9 ** (1 / temperature)
@@ -89,20 +90,20 @@ def test_temperature_rises_with_the_likelihood():
     swing = Swing(noise_scale=0.0)
     assert (swing.privacy_likelihood(own, reference).diff() > 0).all()
     # The less the others know of the answer, the flatter what is sent; the answer itself stays the same.
-    kept = swing(own, reference, generator())[:, 0]
+    kept = swing(own, context(reference))[:, 0]
     assert (kept.diff() < 0).all()
     assert (kept > 0.5).all()
 
 
 def test_temperatures_of_one_without_noise_change_nothing():
     own = random_soft_labels()
-    unchanged = Swing(1.0, 1.0, noise_scale=0.0)(own, random_soft_labels(seed=1), generator())
+    unchanged = Swing(1.0, 1.0, noise_scale=0.0)(own, context(random_soft_labels(seed=1)))
     torch.testing.assert_close(unchanged, own, rtol=0, atol=1e-12)
 
 
 def test_likelihood_of_one_and_of_zero_give_the_extreme_temperatures():
     own, reference = soft([0.75, 0.25], [0.75, 0.25]), soft([0.0, 1.0], [1.0, 0.0])
-    softened = Swing(1.0, 2.0, noise_scale=0.0, sharpness=1e4)(own, reference, generator())
+    softened = Swing(1.0, 2.0, noise_scale=0.0, sharpness=1e4)(own, context(reference))
     odds = math.sqrt(3)
     assert softened[0].tolist() == pytest.approx([odds / (odds + 1), 1 / (odds + 1)])
     assert softened[1].tolist() == pytest.approx([0.75, 0.25])
@@ -111,8 +112,8 @@ def test_likelihood_of_one_and_of_zero_give_the_extreme_temperatures():
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_noise_is_added_in_proportion_to_the_likelihood(distribution):
     own, reference = random_soft_labels(size=0.3), random_soft_labels(seed=1, size=0.3)
-    noised = Swing(noise_scale=0.003, distribution=distribution)(own, reference, generator(5))
-    softened = Swing(noise_scale=0.0, distribution=distribution)(own, reference, generator(5))
+    noised = Swing(noise_scale=0.003, distribution=distribution)(own, context(reference, 5))
+    softened = Swing(noise_scale=0.0, distribution=distribution)(own, context(reference, 5))
     noise = draw_noise(distribution, own.shape, generator(5))
     # Inside the simplex the projection takes away no more than the mean over the classes.
     likelihood = Swing().privacy_likelihood(own, reference).unsqueeze(1)
@@ -125,18 +126,18 @@ def test_noise_is_added_in_proportion_to_the_likelihood(distribution):
 def test_results_are_probabilities(distribution, noise_scale):
     swing = Swing(noise_scale=noise_scale, distribution=distribution)
     own = torch.cat([random_soft_labels(), torch.eye(4, dtype=torch.float64)])
-    result = swing(own, random_soft_labels(34, seed=1), generator())
+    result = swing(own, context(random_soft_labels(34, seed=1)))
     assert (result >= 0).all()
     torch.testing.assert_close(result.sum(1), torch.ones(34, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_precision_of_the_own_soft_labels_is_kept():
     own, reference = random_soft_labels().float(), random_soft_labels(seed=1)
-    assert Swing()(own, reference, generator()).dtype == torch.float32
+    assert Swing()(own, context(reference)).dtype == torch.float32
 
 
 def test_nothing_is_guaranteed():
-    assert str(Swing(1.5, 8.0, 0.05).guarantee()) == (
+    assert str(Swing(1.5, 8.0, 0.05).guarantee(EXPOSURE, 1)) == (
         "swing: Swing-style temperature 1.5 to 8 and laplace noise up to scale 0.05, by memorisation likelihood; "
         "guarantee: none"
     )
