@@ -12,6 +12,7 @@ from fedfuse.models.architecture import Architecture
 from fedfuse.objectives.objective import Divisible, Objective, head_part_of, part_for
 from fedfuse.predictors.predictor import FUSED_HEAD
 from fedfuse.privacy.chain import promises
+from fedfuse.privacy.swing import Swing
 from fedfuse.strategy import FusionStrategy
 
 # What comes back and says something of transfer samples.
@@ -48,6 +49,8 @@ def check_compatible(
             raise ConfigurationError(
                 f"Protector {component.name} protects {protector.carrier}; strategy {name} sends {sent}."
             )
+        if isinstance(protector, Swing):
+            protector.check_transfer(len(settings.transfer))
     exchanged = {*strategy.sends, *strategy.returns}
     # Clients that learn alone exchange nothing, however it would travel: others are compared with them.
     if settings.encoding.compact and exchanged and "soft_labels" not in exchanged:

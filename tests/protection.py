@@ -10,7 +10,7 @@ from fedfuse.privacy.protector import Context
 EXPOSURE = Exposure(num_rounds=20, num_rows=300, num_classes=10, num_clients=10, epochs=5, batch_size=16)
 
 
-def context(reference=None, seed=0, rows=None, radius=None, likeness=None, purpose="test"):
+def context(reference=None, seed=0, rows=None, radius=None, likeness=None, num_transfer=300, purpose="test"):
     """What a protector may look at, with streams that follow from a seed."""
 
     def never():
@@ -18,6 +18,7 @@ def context(reference=None, seed=0, rows=None, radius=None, likeness=None, purpo
 
     return Context(
         rows=torch.arange(0) if rows is None else rows,
+        num_transfer=num_transfer,
         reference=reference,
         likeness=never if likeness is None else lambda: likeness,
         radius=radius,

@@ -211,7 +211,7 @@ def test_an_encoding_is_chosen_by_name_and_can_be_changed():
 def test_privacy_keeps_its_order_and_can_be_changed():
     privacy = compose(["privacy=[swing,{name: noise, scale: 0.5},swing]"]).privacy
     assert [step.name for step in privacy] == ["swing", "noise", "swing"]
-    assert privacy[1].arguments == {"scale": 0.5, "distribution": "gaussian"}
+    assert privacy[1].arguments == {"scale": 0.5, "distribution": "gaussian", "space": "probability", "bound": 5.0}
     assert compose(["privacy=noise"]).privacy[0].arguments["scale"] == 0.05
     assert compose(["privacy=null"]).privacy == compose(["privacy=[]"]).privacy == ()
 

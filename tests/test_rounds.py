@@ -172,7 +172,7 @@ def flower_error(reply):
     return [failed]
 
 
-NOISE = "noise(distribution='gaussian', scale=0.05); draws: system"
+NOISE = "noise(bound=5.0, distribution='gaussian', scale=0.05, space='probability'); draws: system"
 
 
 def other_carrier(reply):

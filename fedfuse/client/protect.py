@@ -96,6 +96,7 @@ def protect(
         received = state.received.get(protector.carrier)
         context = Context(
             rows=rows,
+            num_transfer=len(settings.transfer),
             reference=None if received is None or request.rows is None else received["soft_labels"][rows],
             likeness=lambda rows=rows: likeness(client, settings, rows),  # type: ignore[misc]
             radius=radius,

@@ -24,6 +24,8 @@ class Context:
     ----------
     rows : Tensor
         int64 ``[R]``: which transfer samples the soft labels are about.
+    num_transfer : int
+        M, the size of the transfer set.
     reference : Tensor, optional
         ``[R, C]``: the last fused soft labels for the same samples, if there are any yet.
     likeness : Callable[[], Tensor]
@@ -38,6 +40,7 @@ class Context:
     """
 
     rows: Tensor
+    num_transfer: int
     reference: Tensor | None
     likeness: Callable[[], Tensor]
     radius: float | None

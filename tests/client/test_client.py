@@ -43,7 +43,7 @@ def test_the_number_of_classes_is_that_of_their_names(make_settings):
     [
         ((), False),
         ((Noise(),), False),
-        ((Swing(likelihood="constant"),), False),
+        ((Swing(likelihood="density"),), False),
         ((Swing(likelihood="memorisation"),), True),
         ((Noise(), Swing()), True),
     ],

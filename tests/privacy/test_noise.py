@@ -78,6 +78,34 @@ def test_more_noise_moves_soft_labels_further(distribution):
     assert distances[-1] > 1
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_logits_are_centred_clipped_and_noised(distribution):
+    soft_labels = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    protected = Noise(0.3, distribution, "logit", bound=1.0)(soft_labels, context(seed=5))
+    noise = 0.3 * draw_noise(distribution, soft_labels.shape, np.random.default_rng(5))
+    logs = [math.log(value) for value in (0.7, 0.2, 0.1)]
+    centred = [value - sum(logs) / 3 for value in logs]
+    clipped = torch.tensor([[1.0, centred[1], -1.0 if centred[2] < -1 else centred[2]], [1.0, -1.0, -1.0]])
+    torch.testing.assert_close(protected, torch.softmax(clipped.double() + noise, 1), rtol=0, atol=1e-7)
+
+
+def test_logits_within_the_bound_are_left_as_they_are_without_noise():
+    soft_labels = interior_soft_labels()
+    protected = Noise(0.0, space="logit", bound=30.0)(soft_labels, context())
+    torch.testing.assert_close(protected, soft_labels, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf])
+def test_a_bound_that_is_not_positive_is_refused(bound):
+    with pytest.raises(ValueError, match=f"bound={bound} must be positive and finite"):
+        Noise(bound=bound)
+
+
+def test_an_unknown_space_is_refused():
+    with pytest.raises(ConfigurationError, match="Unknown noise space 'logits'"):
+        Noise(space="logits")
+
+
 def test_a_reference_is_neither_needed_nor_used():
     soft_labels = interior_soft_labels()
     assert Noise.needs_reference is False

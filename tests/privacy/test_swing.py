@@ -31,27 +31,71 @@ def test_likelihood_in_numbers():
     # Confidences in the own answer: 0.9 of the client; 0.4, 0.9 and 0.95 of the fused soft label.
     own = soft([0.9, 0.1], [0.1, 0.9], [0.9, 0.1])
     reference = soft([0.4, 0.6], [0.1, 0.9], [0.95, 0.05])
-    likelihood = Swing(sharpness=5.0).privacy_likelihood(own, reference)
+    likelihood = Swing(sharpness=5.0).privacy_likelihood(own, context(reference))
     expected = [1 / (1 + math.exp(-2.5)), 0.5, 1 / (1 + math.exp(0.25))]
     assert likelihood.tolist() == pytest.approx(expected)
-    sharper = Swing(sharpness=10.0).privacy_likelihood(own, reference)
+    sharper = Swing(sharpness=10.0).privacy_likelihood(own, context(reference))
     assert sharper.tolist() == pytest.approx([1 / (1 + math.exp(-5)), 0.5, 1 / (1 + math.exp(0.5))])
 
 
 def test_without_a_reference_the_likelihood_is_one_half():
-    assert Swing().privacy_likelihood(random_soft_labels(), None).tolist() == [0.5] * 30
+    assert Swing().privacy_likelihood(random_soft_labels(), context()).tolist() == [0.5] * 30
 
 
-def test_a_constant_likelihood_is_one_half_whatever_the_reference():
-    constant = Swing(likelihood="constant")
-    own, reference = random_soft_labels(), random_soft_labels(seed=1)
-    assert constant.privacy_likelihood(own, reference).tolist() == [0.5] * 30
-    assert torch.equal(constant(own, context(reference)), constant(own, context()))
+def test_the_likelihood_by_density_is_how_like_the_own_data_a_sample_is():
+    likeness = torch.linspace(0, 1, 30, dtype=torch.float64)
+    by_density = Swing(likelihood="density")
+    assert torch.equal(by_density.privacy_likelihood(random_soft_labels(), context(likeness=likeness)), likeness)
+    assert by_density.uses_private_data
+    assert not Swing().uses_private_data
+
+
+def test_the_likelihood_by_flags_is_the_users_own_for_the_rows_that_are_asked_for(tmp_path):
+    own, rows = random_soft_labels(rows=3), torch.tensor([1, 4, 7])
+    flagged = Swing(likelihood="flags", flags=[4, 9])
+    assert flagged.privacy_likelihood(own, context(rows=rows, num_transfer=10)).tolist() == [0, 1, 0]
+    np.save(tmp_path / "flags.npy", np.arange(10) / 10)
+    from_file = Swing(likelihood="flags", flags=str(tmp_path / "flags.npy"))
+    assert from_file.privacy_likelihood(own, context(rows=rows, num_transfer=10)).tolist() == [0.1, 0.4, 0.7]
+    from_file.check_transfer(10)
+    with pytest.raises(ConfigurationError, match=r"has shape \[10\], not \[11\]"):
+        from_file.check_transfer(11)
+
+
+def test_flags_and_their_likelihood_come_together():
+    with pytest.raises(ConfigurationError, match="likelihood=flags needs flags"):
+        Swing(likelihood="flags")
+    with pytest.raises(ConfigurationError, match="flags are for likelihood=flags, not for likelihood=density"):
+        Swing(likelihood="density", flags=[1])
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_controls_have_the_same_mean_temperature_and_the_same_power_of_noise(distribution):
+    likelihood = torch.rand(30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    adaptive = Swing(1.0, 8.0, 0.05, distribution)
+    control = Swing(1.0, 8.0, 0.05, distribution, adaptive_temperature=False, adaptive_noise=False)
+    (temperature, scale), (same_temperature, same_scale) = map(
+        Swing.strengths, (adaptive, control), (likelihood, likelihood)
+    )
+    assert temperature.flatten().tolist() == pytest.approx((1 + 7 * likelihood).tolist())
+    assert scale.flatten().tolist() == pytest.approx((0.05 * likelihood).tolist())
+    assert same_temperature.unique().tolist() == pytest.approx([temperature.mean().item()])
+    assert same_scale.unique().square().tolist() == pytest.approx([scale.square().mean().item()])
+
+
+def test_each_control_alone_leaves_the_other_as_it_is():
+    likelihood = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    temperature, scale = Swing(1.0, 3.0, 0.1, adaptive_temperature=False).strengths(likelihood)
+    assert temperature.flatten().tolist() == [2, 2]
+    assert scale.flatten().tolist() == pytest.approx([0, 0.1])
+    temperature, scale = Swing(1.0, 3.0, 0.1, adaptive_noise=False).strengths(likelihood)
+    assert temperature.flatten().tolist() == [1, 3]
+    assert scale.flatten().tolist() == pytest.approx([0.1 / math.sqrt(2)] * 2)
 
 
 def test_a_reference_is_needed_by_the_likelihood_of_memorisation_alone():
     assert Swing().needs_reference is True
-    assert Swing(likelihood="constant").needs_reference is False
+    assert Swing(likelihood="density").needs_reference is False
     assert Swing.carrier == "soft_labels"
 
 
@@ -59,7 +103,7 @@ def test_a_reference_is_needed_by_the_likelihood_of_memorisation_alone():
 @given(seed=st.integers(0, 1000), sharpness=st.floats(0.01, 1000), size=st.floats(0.1, 100))
 def test_likelihood_lies_between_zero_and_one_and_rises_with_the_surplus_of_confidence(seed, sharpness, size):
     own, reference = random_soft_labels(seed=seed, size=size), random_soft_labels(seed=seed + 1, size=size)
-    likelihood = Swing(sharpness=sharpness).privacy_likelihood(own, reference)
+    likelihood = Swing(sharpness=sharpness).privacy_likelihood(own, context(reference))
     assert likelihood.shape == (30,)
     assert (likelihood >= 0).all()
     assert (likelihood <= 1).all()
@@ -70,7 +114,7 @@ def test_likelihood_lies_between_zero_and_one_and_rises_with_the_surplus_of_conf
 
 def test_softened_values_in_numbers():
     # A likelihood of one half gives temperature 2, and softmax(log p / 2) is in proportion to the square root of p.
-    softened = Swing(1.0, 3.0, noise_scale=0.0, likelihood="constant")(soft([0.64, 0.36]), context())
+    softened = Swing(1.0, 3.0, noise_scale=0.0)(soft([0.64, 0.36]), context())
     assert softened.flatten().tolist() == pytest.approx([4 / 7, 3 / 7])
 
 
@@ -88,7 +132,7 @@ def test_temperature_rises_with_the_likelihood():
     confidence = torch.linspace(1, 0, 11, dtype=torch.float64)
     reference = torch.stack([confidence, 1 - confidence], dim=1)
     swing = Swing(noise_scale=0.0)
-    assert (swing.privacy_likelihood(own, reference).diff() > 0).all()
+    assert (swing.privacy_likelihood(own, context(reference)).diff() > 0).all()
     # The less the others know of the answer, the flatter what is sent; the answer itself stays the same.
     kept = swing(own, context(reference))[:, 0]
     assert (kept.diff() < 0).all()
@@ -116,7 +160,7 @@ def test_noise_is_added_in_proportion_to_the_likelihood(distribution):
     softened = Swing(noise_scale=0.0, distribution=distribution)(own, context(reference, 5))
     noise = draw_noise(distribution, own.shape, generator(5))
     # Inside the simplex the projection takes away no more than the mean over the classes.
-    likelihood = Swing().privacy_likelihood(own, reference).unsqueeze(1)
+    likelihood = Swing().privacy_likelihood(own, context(reference)).unsqueeze(1)
     expected = softened + 0.003 * likelihood * (noise - noise.mean(1, keepdim=True))
     torch.testing.assert_close(noised, expected, rtol=0, atol=1e-14)
 
@@ -166,5 +210,5 @@ def test_numbers_out_of_range_are_refused(arguments, message):
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigurationError, match="Unknown noise distribution 'laplac'"):
         Swing(distribution="laplac")
-    with pytest.raises(ConfigurationError, match=r"Unknown privacy likelihood 'memory'\..* Valid: constant, memor"):
+    with pytest.raises(ConfigurationError, match=r"Unknown privacy likelihood 'memory'\..* Valid: density, flags, memor"):
         Swing(likelihood="memory")
