@@ -206,8 +206,8 @@ class Service:
         Told the metrics of each round.
     verb : Callable
         Told each verb, the clients done and in all.
-    client_states, load_client_states : Callable, optional
-        Where the grid's clients keep their states in this process: how to read and restore them.
+    commit_clients : Callable, optional
+        Where the grid's clients keep their states in the run's directory: makes last what they saved.
     """
 
     configuration: Configuration
@@ -219,8 +219,7 @@ class Service:
     initial: Fused | None = None
     round_finished: Callable[[Mapping[str, Any]], None] = lambda metrics: None
     verb: Callable[[str, int, int], None] = lambda verb, done, total: None
-    client_states: Callable[[], dict[str, Any]] | None = None
-    load_client_states: Callable[[dict[str, Any]], None] | None = None
+    commit_clients: Callable[[], None] | None = None
 
 
 def serve(service: Service) -> None:
@@ -241,7 +240,7 @@ def serve(service: Service) -> None:
 
     def checkpoint() -> None:
         state = {"rounds": rounds.state_dict(), "strategy": strategy.state_dict()}
-        save_checkpoint(directory, state, service.client_states() if service.client_states else None)
+        save_checkpoint(directory, state, service.commit_clients)
 
     rounds = Rounds(
         make_round_settings(service.configuration),
@@ -252,13 +251,9 @@ def serve(service: Service) -> None:
     initial, first_round = service.initial, 1
     # Without the server's file, which is written last, the run was stopped before it began.
     if (directory / FOLDER / SERVER).is_file():
-        state, client_states = load_checkpoint(directory)
-        if (client_states is None) != (service.load_client_states is None):
-            raise ConfigurationError(f"The run in {directory} was not made by this kind of engine: resume it there.")
+        state = load_checkpoint(directory, clients_here=service.commit_clients is not None)
         rounds.load_state_dict(state["rounds"])
         strategy.load_state_dict(state["strategy"])
-        if client_states is not None and service.load_client_states is not None:
-            service.load_client_states(client_states)
         initial, first_round = None, rounds.under_way.round
         results.truncate(directory, first_round - 1)
     timeout = service.configuration.engine.timeout

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from fedfuse.assembly import (
     make_strategy,
     make_trackers,
 )
-from fedfuse.checkpoint import FOLDER
+from fedfuse.checkpoint import FOLDER, open_client_states
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client_app import make_app, simulated_node
 from fedfuse.compatibility import check_compatible
@@ -174,24 +174,25 @@ def _run(simulation: Simulation, directory: Path) -> None:
 
 @dataclass(frozen=True)
 class _Reached:
-    """How the clients of one stage are reached, and where their states are if they are in this process."""
+    """How the clients of one stage are reached, and how what they saved is made to last if this process keeps it."""
 
     grid: Grid
-    client_states: Callable[[], dict[str, Any]] | None = None
-    load_client_states: Callable[[dict[str, Any]], None] | None = None
+    commit_clients: Callable[[], None] | None = None
 
 
 def _run_on_engine(simulation: Simulation, directory: Path, display: Display, trackers: Trackers) -> None:
     configuration = simulation.configuration
     device = choose_device(configuration.engine.device, configuration.engine.tf32)
 
-    def reach_locally(stage: Simulation) -> _Reached:
-        grid = LocalGrid(stage.clients, stage.settings, configuration.engine.runner, display.verb, device)
-        return _Reached(grid, grid.state_dict, grid.load_state_dict)
+    @contextmanager
+    def reach_locally(stage: Simulation, directory: Path) -> Iterator[_Reached]:
+        with closing(open_client_states(directory)) as states:
+            grid = LocalGrid(stage.clients, stage.settings, configuration.engine.runner, display.verb, device, states)
+            yield _Reached(grid, states.commit)
 
     def run_stages(grid: Grid) -> None:
         torch.set_num_threads(configuration.engine.threads)  # it holds for this thread only
-        _run_stages(simulation, directory, display, trackers, lambda stage: _Reached(grid))
+        _run_stages(simulation, directory, display, trackers, lambda stage, directory: nullcontext(_Reached(grid)))
 
     if configuration.engine.name == "local":
         _run_stages(simulation, directory, display, trackers, reach_locally)
@@ -207,7 +208,7 @@ def _run_stages(
     directory: Path,
     display: Display,
     trackers: Trackers,
-    reach: Callable[[Simulation], _Reached],
+    reach: Callable[[Simulation, Path], AbstractContextManager[_Reached]],
 ) -> None:
     configuration = simulation.configuration
     initial = simulation.strategy.initial(simulation.server)
@@ -222,22 +223,21 @@ def _run_stages(
             display.round_finished(metrics)
             trackers.round_finished(metrics, kind)
 
-        reached = reach(stage)
-        serve(
-            Service(
-                configuration=configuration,
-                grid=reached.grid,
-                strategy=stage.strategy,
-                server=stage.server,
-                directory=directory,
-                initial=initial,
-                promise=stage.promise,
-                round_finished=round_finished,
-                verb=display.verb,
-                client_states=reached.client_states,
-                load_client_states=reached.load_client_states,
+        with reach(stage, directory) as reached:
+            serve(
+                Service(
+                    configuration=configuration,
+                    grid=reached.grid,
+                    strategy=stage.strategy,
+                    server=stage.server,
+                    directory=directory,
+                    promise=stage.promise,
+                    initial=initial,
+                    round_finished=round_finished,
+                    verb=display.verb,
+                    commit_clients=reached.commit_clients,
+                )
             )
-        )
 
     run(simulation, configuration.strategy.name, "federated", directory)
     if configuration.local_baseline and configuration.strategy.name != LOCAL:

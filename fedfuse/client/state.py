@@ -131,23 +131,6 @@ class MemoryStore:
         kept = sorted(other for other in states if other < generation)[-(KEPT_GENERATIONS - 1) :]
         self._states[client_id] = {other: states[other] for other in kept} | {generation: state}
 
-    def to_dict(self) -> dict[int, list[tuple[int, int, dict[str, Any]]]]:
-        """Return all states, plain, for a checkpoint."""
-        return {
-            client_id: [(*generation, state.to_dict()) for generation, state in sorted(states.items())]
-            for client_id, states in self._states.items()
-        }
-
-    @staticmethod
-    def from_dict(plain: Mapping[int, list[tuple[int, int, dict[str, Any]]]]) -> "MemoryStore":
-        """Read what `to_dict` gave."""
-        store = MemoryStore()
-        store._states = {
-            client_id: {Generation(round, phase): ClientState.from_dict(state) for round, phase, state in generations}
-            for client_id, generations in plain.items()
-        }
-        return store
-
 
 class DirectoryStore:
     """Keeps states in a directory, a file for each client and generation, so that they outlive the process.

@@ -8,7 +8,6 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -18,7 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedfuse.client import phases
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client.failure import failure_of
-from fedfuse.client.state import ABSORBED, SHARED, Generation, MemoryStore
+from fedfuse.client.state import ABSORBED, SHARED, Generation, MemoryStore, StateStore
 from fedfuse.device import CPU, Device, computing_on
 from fedfuse.engine.runner import choose_runner
 from fedfuse.messages import ABSORB, DESCRIBE, SHARE, Request
@@ -54,6 +53,8 @@ class LocalGrid(Grid):
         Told each verb as it begins, with the number of clients done and in all.
     device : Device
         Where the clients are computed.
+    store : StateStore, optional
+        Where the clients' states are kept; without, in memory.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class LocalGrid(Grid):
         runner: str = "auto",
         verb: Callable[[str, int, int], None] | None = None,
         device: Device = CPU,
+        store: StateStore | None = None,
     ) -> None:
         self._clients = {client.client_id + 1: client for client in clients}
         self._settings = settings
         self._runner = runner
         self._verb = verb
         self._device = device
-        self._store = MemoryStore()
+        self.store = MemoryStore() if store is None else store
         self._message_numbers = itertools.count()
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(RUN_ID)
@@ -137,7 +139,7 @@ class LocalGrid(Grid):
             answers = phase(
                 clients,
                 [
-                    phases.start_state(self._store, one.client, generation, one.request, self._settings)
+                    phases.start_state(self.store, one.client, generation, one.request, self._settings)
                     for one in cohort
                 ],
                 requests,
@@ -146,18 +148,8 @@ class LocalGrid(Grid):
                 Stopwatch(announce),
             )
         for client, answer in zip(clients, answers, strict=True):
-            self._store.save(client.client_id, generation, answer.state)
+            self.store.save(client.client_id, generation, answer.state)
         return [answer.reply.to_record() for answer in answers]
-
-    # -- resume --------------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of all clients, for a checkpoint."""
-        return {"clients": self._store.to_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
-        self._store = MemoryStore.from_dict(state["clients"])
 
     # -- the rest of Flower's interface --------------------------------------------------------------------------------
 

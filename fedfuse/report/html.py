@@ -175,7 +175,9 @@ def _repeat(run: RecordedRun, directory: Path) -> Html:
     blocks = []
     checkpoint = directory / "checkpoint"
     # Real clients keep their states on their own machines, so that no checkpoint of the server's has any.
-    deployed = checkpoint.is_dir() and not any((checkpoint / clients).exists() for clients in ("clients.pt", "clients"))
+    deployed = checkpoint.is_dir() and not any(
+        (checkpoint / clients).exists() for clients in ("clients.sqlite", "clients.pt", "clients")
+    )
     command = "server" if deployed else "run"
     if checkpoint.is_dir():
         words = ["fedfuse", command, f"resume={directory}"]
