@@ -126,8 +126,8 @@ class Dealt:
     ----------
     shared : Shared
         What everybody holds.
-    clients : tuple[LabelledData, ...]
-        All samples of each client, by client id.
+    data : LabelledData
+        The source.
     server_labels : Tensor or None
         int64 ``[L]``: the labels of the first L transfer samples, where the server alone is to know some.
     split : SavedSplit
@@ -138,10 +138,15 @@ class Dealt:
     """
 
     shared: Shared
-    clients: tuple[LabelledData, ...]
+    data: LabelledData
     split: SavedSplit
     num_unused: int
     server_labels: Tensor | None = None
+
+    @property
+    def clients(self) -> tuple[LabelledData, ...]:
+        """All samples of each client, by client id; copied each time they are asked for."""
+        return tuple(self.data.select(rows) for rows in self.split.clients)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +243,7 @@ def deal(
     transfer = transfer_set(chosen.inputs, domains_of(chosen, data))
     return Dealt(
         shared=Shared(transfer, data.samples.select(test), data.class_names),
-        clients=tuple(data.select(rows) for rows in whose.clients),
+        data=data,
         split=whose,
         num_unused=len(used) - len(test) - in_transfer - len(given),
         server_labels=_server_labels(data, chosen, num_labelled),
@@ -330,27 +335,48 @@ def split_client(client: int, data: LabelledData, fractions: SplitSettings, seed
     ConfigurationError
         If one of the sets would be empty.
     """
+    train, validation, test = _split_positions(client, data.population, fractions, seed)
+    samples = data.samples
+    return ClientData(samples.select(train), samples.select(validation), samples.select(test))
+
+
+def federate(dealt: Dealt, fractions: SplitSettings, seed: int) -> Federation:
+    """Split the samples of every client; for parameters and errors see `split_client`.
+
+    The samples of all clients are copied once, into one tensor that each of their sets is a view of: thousands of
+    clients with tensors of their own would cost far more than their samples do.
+    """
+    population = dealt.data.population
+    sets = [
+        rows[positions]
+        for client, rows in enumerate(dealt.split.clients)
+        for positions in _split_positions(client, population.select(rows), fractions, seed)
+    ]
+    sizes = [len(rows) for rows in sets]
+    samples = dealt.data.samples.select(np.concatenate([NO_ROWS, *sets]))
+    views = map(Samples, torch.split(samples.inputs, sizes), torch.split(samples.labels, sizes))
+    return Federation(
+        shared=dealt.shared,
+        clients=tuple(map(ClientData, views, views, views)),
+        server_labels=dealt.server_labels,
+        num_unused=dealt.num_unused,
+    )
+
+
+def _split_positions(
+    client: int, population: Population, fractions: SplitSettings, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Say which of a client's samples train it, validate it and test it."""
     train_fraction = 1 - fractions.validation - fractions.test
     train, validation, test = split(
-        data.population,
+        population,
         (train_fraction, fractions.validation, fractions.test),
         numpy_generator(seed, "client sets", client=client),
     )
     for name, positions in (("training", train), ("validation", validation), ("test", test)):
         if not len(positions):
             raise ConfigurationError(
-                f"Client {client} has {len(data.samples)} samples, which leaves it no {name} sample; "
+                f"Client {client} has {len(population)} samples, which leaves it no {name} sample; "
                 f"raise partition.min_samples, take fewer clients or change the fractions."
             )
-    samples = data.samples
-    return ClientData(samples.select(train), samples.select(validation), samples.select(test))
-
-
-def federate(dealt: Dealt, fractions: SplitSettings, seed: int) -> Federation:
-    """Split the samples of every client; for parameters and errors see `split_client`."""
-    return Federation(
-        shared=dealt.shared,
-        clients=tuple(split_client(client, data, fractions, seed) for client, data in enumerate(dealt.clients)),
-        server_labels=dealt.server_labels,
-        num_unused=dealt.num_unused,
-    )
+    return train, validation, test
