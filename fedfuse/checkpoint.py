@@ -34,6 +34,8 @@ def open_client_states(directory: Path) -> StateFile:
     path = folder / CLIENTS
     if (folder / SERVER).is_file():
         _check_kind(directory, clients_here=True)
+        if path.stat().st_size == 0:  # to SQLite a new file, which would let every client begin afresh
+            raise _unreadable(folder, EOFError())
     else:
         path.unlink(missing_ok=True)
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from states import states_of
 
 from fedfuse.assembly import (
     configuration_of,
@@ -360,7 +361,7 @@ def test_precision_is_the_same_everywhere(precision, dtype, strategy, runner, tm
     arrays = [array for record in grid.records for arrays in record.array_records.values() for array in arrays.values()]
     assert {array.dtype for array in arrays if array.dtype.startswith("float")} == {precision}
     shared = [Reply.from_record(reply.content) for reply in grid.replies if reply.metadata.message_type == SHARE]
-    states = floating(grid.state_dict())
+    states = floating(states_of(grid.store, range(len(simulation.clients))))
     data = [floating(vars(client.data)) for client in simulation.clients]
     server = [simulation.server.transfer_inputs, simulation.settings.global_test.inputs]
     built = list(simulation.server.build(simulation.clients[0].architecture.signature).state_dict().values())

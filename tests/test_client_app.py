@@ -9,10 +9,11 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
+from states import states_of
 
 from fedfuse import client_app, results
 from fedfuse.assembly import configuration_of, deal_data
-from fedfuse.client.state import ABSORBED, SHARED, DirectoryStore, Generation, MemoryStore
+from fedfuse.client.state import ABSORBED, SHARED, DirectoryStore, Generation
 from fedfuse.client_app import Node, deployed_node, load, make_app, simulated_node
 from fedfuse.configuration import to_yaml
 from fedfuse.data.federation import Shared, TransferSet
@@ -104,10 +105,10 @@ def run(simulation, grid, directory):
     ]
 
 
-def same_states(memory, directory):
-    """Compare all that a store in memory holds with a directory of files."""
+def same_states(memory, client_id, directory):
+    """Compare all that a store in memory holds of a client with a directory of files."""
     compared = 0
-    for client_id, generations in memory.to_dict().items():
+    for generations in states_of(memory, [client_id]).values():
         for round, phase, expected in generations:
             state = directory.load(client_id, Generation(round, phase)).to_dict()
             assert state["absorbed_round"] == expected["absorbed_round"]
@@ -144,11 +145,10 @@ def test_app_gives_bit_by_bit_what_the_local_grid_gives(name, tmp_path):
     kinds = [kind for kind, _, _ in local_grid.replies]
     assert (kinds.count(DESCRIBE), kinds.count(SHARE)) == (3, 9 if "sampled" not in name else 6)
     assert app_grid.replies == local_grid.replies
-    memory = MemoryStore.from_dict(local_grid.state_dict()["clients"])
     compared = 0
     for client in range(3):
-        own = MemoryStore.from_dict({client: memory.to_dict()[client]})
-        compared += same_states(own, DirectoryStore(tmp_path / f"node-{client}" / deployed.strategy.rounds.run))
+        directory = DirectoryStore(tmp_path / f"node-{client}" / deployed.strategy.rounds.run)
+        compared += same_states(local_grid.store, client, directory)
     assert compared >= 3 * 2 * 6  # clients, generations, tensors
 
 

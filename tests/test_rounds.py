@@ -11,9 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from fedfuse import results
 from fedfuse.assembly import make_strategy
-from fedfuse.checkpoint import FOLDER, SERVER
+from fedfuse.checkpoint import FOLDER, SERVER, open_client_states
 from fedfuse.client.learn import learn
-from fedfuse.client.state import ABSORBED, SHARED, Generation, MemoryStore
+from fedfuse.client.state import ABSORBED, SHARED, Generation
 from fedfuse.composition import compose
 from fedfuse.configuration import FACTS
 from fedfuse.encoding.compression import compress
@@ -75,7 +75,7 @@ class Wire(LocalGrid):
         return found
 
     def state(self, client_id, generation):
-        return MemoryStore.from_dict(self.state_dict()["clients"]).load(client_id, generation)
+        return self.store.load(client_id, generation)
 
 
 def run(simulation, directory, grid=None, strategy=None, **changes):
@@ -90,6 +90,7 @@ def run(simulation, directory, grid=None, strategy=None, **changes):
 
     strategy.fuse = recording_fuse
     directory.mkdir(exist_ok=True)
+    grid.store = open_client_states(directory)
     service = Service(
         **{
             "configuration": simulation.configuration,
@@ -99,8 +100,7 @@ def run(simulation, directory, grid=None, strategy=None, **changes):
             "directory": directory,
             "promise": simulation.promise,
             "initial": strategy.initial(simulation.server),
-            "client_states": grid.state_dict,
-            "load_client_states": grid.load_state_dict,
+            "commit_clients": grid.store.commit,
         }
         | changes
     )

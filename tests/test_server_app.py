@@ -10,7 +10,7 @@ from flwr.app import Context, RecordDict
 
 from fedfuse import results, server_app
 from fedfuse.assembly import configuration_of, deal_data
-from fedfuse.checkpoint import CLIENTS, FOLDER, SERVER
+from fedfuse.checkpoint import CLIENTS, FOLDER, SERVER, open_client_states
 from fedfuse.composition import compose
 from fedfuse.configuration import Configuration, from_yaml, to_yaml
 from fedfuse.data.federation import Shared, TransferSet
@@ -122,8 +122,9 @@ def start_app_and_stop_it(overrides, grid, monkeypatch, rounds=1):
 
 
 def service_of(simulation, directory, **changes):
-    grid = grid_of(simulation)
     directory.mkdir(exist_ok=True)
+    states = open_client_states(directory)
+    grid = LocalGrid(simulation.clients, simulation.settings, simulation.configuration.engine.runner, store=states)
     return Service(
         **{
             "configuration": simulation.configuration,
@@ -133,8 +134,7 @@ def service_of(simulation, directory, **changes):
             "directory": directory,
             "promise": simulation.promise,
             "initial": simulation.strategy.initial(simulation.server),
-            "client_states": grid.state_dict,
-            "load_client_states": grid.load_state_dict,
+            "commit_clients": states.commit,
         }
         | changes
     )

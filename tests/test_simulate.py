@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from states import states_in
 
 from fedfuse import cli, composition, results
 from fedfuse.assembly import load_federation
@@ -88,7 +89,7 @@ def read(path):
 
 
 def tensors_of(path):
-    return flat(torch.load(path, weights_only=True)) if path.exists() else None
+    return flat(states_in(path, range(3))) if path.exists() else None
 
 
 def flat(value, prefix=""):
@@ -142,14 +143,15 @@ def in_baseline(directory, record, *others):
     return directory.name == results.LOCAL_ONLY
 
 
-SAVE, REPLACE, APPEND = (
-    "fedfuse.client.state.MemoryStore.save",
+SAVE, COMMIT, REPLACE, APPEND = (
+    "fedfuse.client.state_file.StateFile.save",
+    "fedfuse.client.state_file.StateFile.commit",
     "fedfuse.checkpoint._replace",
     "fedfuse.results.append_round",
 )
 # Where a run is stopped: the arguments of stop_at, and how many rounds are in metrics.jsonl then.
 STOPS = {
-    "before-the-first-checkpoint": ({"target": REPLACE}, 0),
+    "before-the-first-checkpoint": ({"target": COMMIT}, 0),
     "between-the-files-of-the-first-checkpoint": ({"target": REPLACE, "only": server_file}, 0),
     "in-the-first-learn": ({"target": "fedfuse.client.phases.learn"}, 0),
     "in-learn": ({"target": "fedfuse.client.phases.learn", "only": lambda c, s, round, *_: round == 2}, 1),
@@ -157,6 +159,7 @@ STOPS = {
         {"target": SAVE, "after": True, "only": of_generation(2, SHARED)},
         1,
     ),
+    "before-the-clients-are-written-after-share": ({"target": COMMIT, "number": 4}, 1),
     "in-fuse": ({"target": "fedfuse.waiting.Waiting.put", "only": lambda self, fused, round, encoding: round == 2}, 1),
     "between-the-files-after-share": ({"target": REPLACE, "number": 4, "only": server_file}, 1),
     "after-share": ({"target": REPLACE, "number": 4, "after": True, "only": server_file}, 1),
@@ -440,7 +443,7 @@ def test_all_files_are_there_with_figures(tmp_path):
         "software.json",
         "report.html",
         "checkpoint/server.pt",
-        "checkpoint/clients.pt",
+        "checkpoint/clients.sqlite",
         "figures/accuracy_by_round.png",
         "figures/accuracy_by_client.png",
         "figures/label_distribution.png",
@@ -448,7 +451,7 @@ def test_all_files_are_there_with_figures(tmp_path):
         "local_only/metrics.jsonl",
         "local_only/clients.csv",
         "local_only/checkpoint/server.pt",
-        "local_only/checkpoint/clients.pt",
+        "local_only/checkpoint/clients.sqlite",
     }
     assert from_yaml((directory / "config.yaml").read_text()) == configuration_of("strategy=knfu", "num_rounds=2")
 
@@ -564,8 +567,8 @@ def test_the_baseline_of_fedavg_starts_from_the_same_weights(tmp_path, monkeypat
             assert stage[client].fused["weights"].keys() == initial.keys()
             assert all(torch.equal(stage[client].fused["weights"][name], initial[name]) for name in initial)
     # Learning is the same, so what the clients shared in the first round are the local-only models.
-    shared = torch.load(directory / FOLDER / CLIENTS, weights_only=True)["clients"]
-    alone = torch.load(directory / results.LOCAL_ONLY / FOLDER / CLIENTS, weights_only=True)["clients"]
+    shared = states_in(directory / FOLDER / CLIENTS, range(3))
+    alone = states_in(directory / results.LOCAL_ONLY / FOLDER / CLIENTS, range(3))
     for client in range(3):
         (_, phase, own), (_, _, local_own) = shared[client][0], alone[client][0]
         assert phase == SHARED

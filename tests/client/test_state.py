@@ -14,11 +14,26 @@ from fedfuse.client.state import (
     MemoryStore,
     parameters_are_finite,
 )
+from fedfuse.client.state_file import StateFile
 
 
-@pytest.fixture(params=["memory", "directory"])
+@pytest.fixture(params=["memory", "directory", "file", "file that is written each time"])
 def store(request, tmp_path):
-    return MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path / "states")
+    if not request.param.startswith("file"):
+        yield MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path / "states")
+        return
+    file = StateFile(tmp_path / "states.sqlite")
+    if request.param != "file":
+        save = file.save
+
+        def save_and_write(*arguments):
+            save(*arguments)
+            file.commit()
+            file.commit()  # what was written before the last time is read from the file
+
+        file.save = save_and_write
+    yield file
+    file.close()
 
 
 def state_of(value):
@@ -152,21 +167,6 @@ def test_clients_do_not_disturb_each_other(store):
     for client in clients:
         expected = [None, -3, -4] if client == 1 else [client, None, None]
         assert [value_of(store.load(client, Generation(round, SHARED))) for round in (1, 3, 4)] == expected
-
-
-def test_a_memory_store_becomes_plain_and_comes_back():
-    store = MemoryStore()
-    store.save(3, Generation(1, ABSORBED), state_of(1))
-    store.save(3, Generation(2, SHARED), full_state())
-    store.save(5, Generation(1, SHARED), state_of(2))
-    file = io.BytesIO()
-    torch.save(store.to_dict(), file)
-    file.seek(0)
-    restored = MemoryStore.from_dict(torch.load(file, weights_only=True))
-    assert value_of(restored.load(3, Generation(1, ABSORBED))) == 1
-    assert value_of(restored.load(5, Generation(1, SHARED))) == 2
-    assert_equal(restored.load(3, Generation(2, SHARED)), store.load(3, Generation(2, SHARED)))
-    assert restored.to_dict().keys() == store.to_dict().keys() == {3, 5}
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

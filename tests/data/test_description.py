@@ -26,8 +26,7 @@ def dealt(clients=(rows(0, 1, 2, 3), rows(4, 5), rows(7, 8, 6)), transfer=rows(9
     test = rows(11)
     num_transfer = 5 if transfer is None else len(transfer)
     shared = Shared(TransferSet(torch.zeros(num_transfer, 1)), own.samples.select(test), own.class_names)
-    parts = tuple(own.select(part) for part in clients)
-    return Dealt(shared, parts, SavedSplit(tuple(clients), test, transfer), num_unused)
+    return Dealt(shared, own, SavedSplit(tuple(clients), test, transfer), num_unused)
 
 
 def test_everything_is_counted():

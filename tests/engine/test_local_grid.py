@@ -1,14 +1,16 @@
-import io
 import logging
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from flwr.app import Message, RecordDict
+from states import states_of
 
 from fedfuse.client import phases
 from fedfuse.client.state import ABSORBED, SHARED, Generation, MemoryStore
+from fedfuse.client.state_file import StateFile
 from fedfuse.engine import local_grid
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.engine.runner import choose_runner
@@ -29,10 +31,11 @@ def run_of(make_clients, make_settings):
         runner="auto",
         verb=None,
         dtype=torch.float64,
+        store=None,
         **changes,
     ):
         clients, settings = make_clients(names, sizes, dtype), make_settings(dtype, **changes)
-        return LocalGrid(clients, settings, runner, verb), clients, settings
+        return LocalGrid(clients, settings, runner, verb, store=store), clients, settings
 
     return make
 
@@ -76,14 +79,18 @@ def assert_bitwise(answers, others):
                 assert all(torch.equal(tensor, other.knowledge.carriers[carrier][n]) for n, tensor in tensors.items())
 
 
+def stored_in(grid):
+    return states_of(grid.store, range(5))
+
+
 def assert_same_states(grid, other):
     """Compare the stored states of two grids, or of a grid with what it stored before."""
-    states = [one.state_dict() if isinstance(one, LocalGrid) else one for one in (grid, other)]
+    states = [stored_in(one) if isinstance(one, LocalGrid) else one for one in (grid, other)]
     files = []
     for state in states:
         flat = {
             (client, round, phase, name): tensor
-            for client, generations in state["clients"].items()
+            for client, generations in state.items()
             for round, phase, plain in generations
             for name, tensor in plain["parameters"].items()
         }
@@ -151,7 +158,7 @@ def test_clients_alone_in_their_cohort_answer_bitwise_what_the_phases_answer(
                 (direct,) = phase([client], [state], [request], settings, fit, Stopwatch())
                 store.save(client.client_id, generation, direct.state)
                 assert_bitwise([answer], [replace(Reply.from_record(direct.reply.to_record()), seconds=None)])
-        assert_same_states(grid, {"clients": store.to_dict()})
+        assert_same_states(grid, states_of(store, range(3)))
 
 
 def test_clients_of_one_architecture_work_as_a_cohort_in_order_of_their_ids(run_of, share_request, monkeypatch):
@@ -216,7 +223,7 @@ def test_repeating_a_message_repeats_its_reply(run_of, share_request, fused_soft
             (ABSORB, fused_request(round, fused_soft_labels(seed=round))),
         ):
             first = answers_of(ask(grid, message_type, request))
-            stored = grid.state_dict()
+            stored = stored_in(grid)
             assert_bitwise(answers_of(ask(grid, message_type, request)), first)
             assert_same_states(grid, stored)
 
@@ -271,16 +278,16 @@ def test_a_client_that_diverges_is_reported_and_keeps_its_stored_state(
     grid, clients, _ = run_of(("small", "wide"), runner=runner)
     ask(grid, SHARE, share_request(1))
     ask(grid, ABSORB, fused_request(1, fused_soft_labels()))
-    before = grid.state_dict()
+    before = stored_in(grid)
     clients[2].data.train.inputs[3] = math.nan
     replies = ask(grid, SHARE, share_request(2))
     assert [code_of(reply) for reply in replies] == [None, None, "diverged", None, None]
     assert replies[2].metadata.src_node_id == 3
     assert "nan" not in replies[2].content.config_records["failure"]["text"].lower()
     assert all(torch.isfinite(soft_labels_of(answer)).all() for answer in answers_of(replies[:2] + replies[3:]))
-    after = grid.state_dict()
-    assert_same_states({"clients": {2: after["clients"][2]}}, {"clients": {2: before["clients"][2]}})
-    newest = {client: generations[-1][:2] for client, generations in after["clients"].items()}
+    after = stored_in(grid)
+    assert_same_states({2: after[2]}, {2: before[2]})
+    newest = {client: generations[-1][:2] for client, generations in after.items()}
     assert newest == {0: (2, SHARED), 1: (2, SHARED), 2: (1, ABSORBED), 3: (2, SHARED), 4: (2, SHARED)}
     assert [record.getMessage() for record in caplog.records] == ["client 2 failed in round 2"]
 
@@ -295,7 +302,7 @@ def test_a_learning_rate_that_is_far_too_high_is_reported_by_every_client(run_of
     assert sorted(record.getMessage() for record in caplog.records) == [
         f"client {client} failed in round 1" for client in range(5)
     ]
-    assert grid.state_dict() == {"clients": {}}
+    assert stored_in(grid) == {}
 
 
 def test_absorbing_without_having_shared_is_a_failure_of_that_client_alone(run_of, share_request, fused_soft_labels):
@@ -303,7 +310,7 @@ def test_absorbing_without_having_shared_is_a_failure_of_that_client_alone(run_o
     ask(grid, SHARE, share_request(1), nodes=[1, 3, 4])
     replies = ask(grid, ABSORB, fused_request(1, fused_soft_labels()))
     assert [code_of(reply) for reply in replies] == [None, "no-state", None, None, "no-state"]
-    assert sorted(grid.state_dict()["clients"]) == [0, 2, 3]
+    assert sorted(stored_in(grid)) == [0, 2, 3]
 
 
 def test_a_failure_tells_nothing_of_what_went_wrong_and_the_log_tells_all(run_of, share_request, monkeypatch, caplog):
@@ -318,7 +325,7 @@ def test_a_failure_tells_nothing_of_what_went_wrong_and_the_log_tells_all(run_of
         assert failure == {"code": "failed", "text": "OSError; the client's own log has the details"}
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert "secret.csv is broken" in caplog.text
-    assert grid.state_dict() == {"clients": {}}
+    assert stored_in(grid) == {}
 
 
 @pytest.mark.parametrize(
@@ -376,18 +383,19 @@ def test_pulled_replies_are_those_of_send_and_receive(run_of, share_request):
 
 
 @pytest.mark.parametrize("after_share", [False, True])
-def test_a_resumed_grid_goes_on_bitwise_the_same(run_of, share_request, fused_soft_labels, after_share):
+def test_a_grid_with_the_states_of_another_goes_on_bitwise_the_same(
+    run_of, share_request, fused_soft_labels, after_share, tmp_path
+):
     protectors = (Swing(),)
-    grid, _, _ = run_of(protectors=protectors)
+    file = StateFile(tmp_path / "states.sqlite")
+    grid, _, _ = run_of(protectors=protectors, store=file)
     ask(grid, SHARE, share_request(1))
     ask(grid, ABSORB, fused_request(1, fused_soft_labels(seed=1)))
     if after_share:
         ask(grid, SHARE, share_request(2))
-    file = io.BytesIO()
-    torch.save(grid.state_dict(), file)
-    file.seek(0)
-    resumed, _, _ = run_of(protectors=protectors)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
+    file.commit()
+    shutil.copy(tmp_path / "states.sqlite", tmp_path / "copy.sqlite")
+    resumed, _, _ = run_of(protectors=protectors, store=StateFile(tmp_path / "copy.sqlite"))
     assert_same_states(resumed, grid)
     rest = [(ABSORB, fused_request(2, fused_soft_labels(seed=2))), (SHARE, share_request(3))]
     for message_type, request in rest if after_share else [(SHARE, share_request(2)), *rest]:

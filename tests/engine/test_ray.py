@@ -14,7 +14,8 @@ from flwr.app import Error
 
 from fedfuse import results
 from fedfuse.cli import main
-from fedfuse.client.state import ABSORBED, SHARED, DirectoryStore, Generation, MemoryStore
+from fedfuse.client.state import ABSORBED, SHARED, DirectoryStore, Generation
+from fedfuse.client.state_file import StateFile
 from fedfuse.configuration import EngineSettings
 from fedfuse.deploy.flower import free_port
 from fedfuse.engine import ray
@@ -99,14 +100,13 @@ def test_a_run_on_ray_whose_worker_dies_says_so_and_ends_as_on_the_local_grid_wh
 
 def same_states(ray_directory, local_directory):
     """Compare the clients' files of the stage that has the same states; count what was compared."""
-    checkpoint = torch.load(local_directory / "checkpoint" / "clients.pt", weights_only=True)
-    memory = MemoryStore.from_dict(checkpoint["clients"])
+    local = StateFile(local_directory / "checkpoint" / "clients.sqlite")
     generations = [(client, Generation(2, phase)) for client in range(3) for phase in (SHARED, ABSORBED)]
     for folder in (ray_directory / "checkpoint" / "clients").iterdir():
         store = DirectoryStore(folder)
         same = 0
         for client, generation in generations:
-            expected, found = memory.load(client, generation).parameters, store.load(client, generation).parameters
+            expected, found = local.load(client, generation).parameters, store.load(client, generation).parameters
             same += all(torch.equal(found[name], tensor) for name, tensor in expected.items())
         if same == len(generations):
             return same

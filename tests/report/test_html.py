@@ -192,10 +192,11 @@ def test_of_a_run_without_its_versions_none_are_told(make_run):
     assert "It ran with:" not in report(directory)
 
 
-def test_a_run_with_a_checkpoint_can_go_on(make_run):
+@pytest.mark.parametrize("name", ["clients.sqlite", "clients.pt"])
+def test_a_run_with_a_checkpoint_can_go_on(make_run, name):
     directory = make_run(num_rounds=2)
     (directory / "checkpoint").mkdir()
-    (directory / "checkpoint" / "clients.pt").touch()
+    (directory / "checkpoint" / name).touch()
     assert commands(report(directory))[0] == ["fedfuse", "run", f"resume={directory}", "num_rounds=4"]
     (directory / "summary.json").unlink()
     assert commands(report(directory))[0] == ["fedfuse", "run", f"resume={directory}"]
