@@ -16,6 +16,22 @@ CLIENTS, SERVER = "clients.sqlite", "server.pt"
 CLIENTS_OF_EARLIER_VERSIONS = "clients.pt"
 
 
+def check_version(directory: Path) -> None:
+    """Refuse a run whose checkpoint cannot be read because an earlier version of fedfuse wrote it.
+
+    Raises
+    ------
+    ConfigurationError
+        If it has the clients' states in the file of that version.
+    """
+    folder = directory / FOLDER
+    if (folder / CLIENTS_OF_EARLIER_VERSIONS).exists() and not (folder / CLIENTS).exists():
+        raise ConfigurationError(
+            f"resume={directory}: that run is of an earlier version of fedfuse, which wrote "
+            f"{FOLDER}/{CLIENTS_OF_EARLIER_VERSIONS}, and cannot be continued. Start it anew."
+        )
+
+
 def open_client_states(directory: Path) -> StateFile:
     """Open the states of clients that are computed where the server is: those of a checkpoint, or none without one.
 
@@ -94,11 +110,6 @@ def load_checkpoint(directory: Path, clients_here: bool) -> dict[str, Any]:
 
 def _check_kind(directory: Path, clients_here: bool) -> None:
     folder = directory / FOLDER
-    if (folder / CLIENTS_OF_EARLIER_VERSIONS).exists() and not (folder / CLIENTS).exists():
-        raise ConfigurationError(
-            f"The run in {directory} is of an earlier version of fedfuse, which wrote "
-            f"{CLIENTS_OF_EARLIER_VERSIONS}: it cannot be continued. Start it anew."
-        )
     if (folder / CLIENTS).exists() != clients_here:
         raise ConfigurationError(f"The run in {directory} was not made by this kind of engine: resume it there.")
 

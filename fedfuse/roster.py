@@ -1,7 +1,7 @@
 """Who takes part: the nodes that were asked to describe themselves, and what is expected of their knowledge."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -106,6 +106,8 @@ class Roster:
                 continue
             del reasons[node]
             self.refused.pop(node, None)
+            # They are the server's: thousands of clients need no copies of their own.
+            description = replace(description, class_names=self.server.class_names)
             self.descriptions[description.client_id] = description
             self.nodes[description.client_id] = node
         self.refused |= {node: self.refused.get(node, Refusal()).again() for node in reasons}

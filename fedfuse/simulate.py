@@ -23,7 +23,7 @@ from fedfuse.assembly import (
     make_strategy,
     make_trackers,
 )
-from fedfuse.checkpoint import FOLDER, open_client_states
+from fedfuse.checkpoint import FOLDER, check_version, open_client_states
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client_app import make_app, simulated_node
 from fedfuse.compatibility import check_compatible
@@ -108,11 +108,12 @@ def resume(directory: Path, num_rounds: int | None = None) -> Path:
     Raises
     ------
     ConfigurationError
-        If there is no run to continue, or it is past that round.
+        If there is no run to continue, or it is past that round, or of an earlier version of fedfuse.
     """
     path = directory / "config.yaml"
     if not path.is_file():
         raise ConfigurationError(f"resume={directory}: no config.yaml there, so this is no run's directory.")
+    check_version(directory)
     configuration = from_yaml(path.read_text())
     if num_rounds is not None:
         done = len(results.read_metrics(directory))

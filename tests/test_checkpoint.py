@@ -3,7 +3,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from fedfuse.checkpoint import load_checkpoint, open_client_states, save_checkpoint
+from fedfuse.checkpoint import check_version, load_checkpoint, open_client_states, save_checkpoint
 from fedfuse.client.state import ABSORBED, SHARED, ClientState, Generation
 from fedfuse.errors import ConfigurationError
 
@@ -178,16 +178,21 @@ def test_a_checkpoint_is_continued_by_the_kind_of_engine_that_wrote_it(tmp_path)
 
 def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(tmp_path):
     save_checkpoint(tmp_path, SERVER)
+    assert check_version(tmp_path) is None
     (tmp_path / "checkpoint" / "clients.pt").touch()
-    for clients_here in (True, False):
-        with pytest.raises(ConfigurationError) as caught:
-            load_checkpoint(tmp_path, clients_here)
-        assert str(caught.value) == (
-            f"The run in {tmp_path} is of an earlier version of fedfuse, which wrote clients.pt: it cannot be "
-            "continued. Start it anew."
-        )
-    with pytest.raises(ConfigurationError, match="earlier version"):
-        open_client_states(tmp_path)
+    with pytest.raises(ConfigurationError) as caught:
+        check_version(tmp_path)
+    assert str(caught.value) == (
+        f"resume={tmp_path}: that run is of an earlier version of fedfuse, which wrote checkpoint/clients.pt, and "
+        "cannot be continued. Start it anew."
+    )
+
+
+def test_what_an_earlier_version_left_behind_does_not_matter_once_a_run_has_begun_anew(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "clients.pt").touch()
+    save_with_clients(tmp_path, SERVER)
+    assert check_version(tmp_path) is None
 
 
 class Hostile:

@@ -76,6 +76,7 @@ def test_all_clients_are_met_once():
     assert roster.clients_by_node() == {1: 0, 2: 1, 3: 2}
     clients, settings = simulation().clients, simulation().settings
     assert roster.descriptions == {client.client_id: phases.describe(client, settings) for client in clients}
+    assert all(one.class_names is roster.server.class_names for one in roster.descriptions.values())
     assert roster.describe_new_nodes(nodes, TIMEOUT) == []
     assert nodes.asked == [[1, 2, 3]]
 

@@ -366,6 +366,19 @@ def test_resume_of_a_directory_without_a_run_is_refused(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_resume_of_a_run_of_an_earlier_version_is_one_line_and_changes_nothing(tmp_path, capsys):
+    directory = simulate(configuration_of("strategy=knfu", "num_rounds=1", "local_baseline=false"), tmp_path / "run")
+    (directory / FOLDER / CLIENTS).rename(directory / FOLDER / "clients.pt")
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert cli.main(["run", f"resume={directory}", "num_rounds=2"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"fedfuse: error: resume={directory}: that run is of an earlier version of fedfuse")
+    assert printed.err.count("\n") == 1
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+
+
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
     overrides = (*STRATEGIES["knfu"], "local_baseline=false")
     directory = simulate(configuration_of(*overrides), tmp_path / "run")

@@ -157,6 +157,16 @@ def test_what_is_dealt_to_a_client_is_what_its_three_sets_are_made_of():
     assert dealt.shared.class_names == federation.shared.class_names == ("a", "b", "c")
 
 
+def test_the_sets_of_all_clients_are_views_of_one_copy_that_the_source_does_not_share():
+    dealt, federation = dealt_of(), federation_of()
+    sets = [one for client in federation.clients for one in (client.train, client.validation, client.test)]
+    for kind in ("inputs", "labels"):
+        (storage,) = {getattr(one, kind).untyped_storage().data_ptr() for one in sets}
+        tensors = [getattr(one, kind) for one in sets]
+        assert sum(tensor.nbytes for tensor in tensors) == tensors[0].untyped_storage().nbytes()
+        assert storage != getattr(dealt.data.samples, kind).untyped_storage().data_ptr()
+
+
 def test_a_client_splits_its_samples_alone_as_the_whole_federation_does():
     data, federation = dealt_of().clients[2], federation_of()
 
