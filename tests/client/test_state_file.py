@@ -140,6 +140,16 @@ def test_memory_holds_what_was_saved_since_the_last_commit_but_one(file, monkeyp
     assert len(reads) == 2
 
 
+def test_what_is_saved_again_after_a_commit_takes_its_place_at_once(file, path):
+    file.save(0, MOMENTS[0], state_of(1))
+    file.commit()
+    file.save(0, MOMENTS[0], state_of(2))
+    assert value_of(file.load(0, MOMENTS[0])) == 2
+    assert values_in(path, 0) == {MOMENTS[0]: 1}
+    file.commit()
+    assert values_in(path, 0) == {MOMENTS[0]: 2}
+
+
 def test_a_view_is_written_without_what_it_is_a_view_of(file, path):
     everybody = torch.arange(100_000.0).reshape(2, 50_000)
     state = ClientState(
