@@ -138,10 +138,7 @@ class LocalGrid(Grid):
         with computing_on(self._device):
             answers = phase(
                 clients,
-                [
-                    phases.start_state(self.store, one.client, generation, one.request, self._settings)
-                    for one in cohort
-                ],
+                [phases.start_state(self.store, one.client, generation, one.request, self._settings) for one in cohort],
                 requests,
                 self._settings,
                 choose_runner(self._runner, clients[0].architecture, self._device.is_cuda),

@@ -210,5 +210,5 @@ def test_numbers_out_of_range_are_refused(arguments, message):
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigurationError, match="Unknown noise distribution 'laplac'"):
         Swing(distribution="laplac")
-    with pytest.raises(ConfigurationError, match=r"Unknown privacy likelihood 'memory'\..* Valid: density, flags, memor"):
+    with pytest.raises(ConfigurationError, match=r"Unknown privacy likelihood 'memory'\..* Valid: density, flags"):
         Swing(likelihood="memory")
