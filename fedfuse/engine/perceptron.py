@@ -83,7 +83,7 @@ class _Tile:
         }
         self._lessons = [
             _Lesson(
-                Passes(self._stacked, first.streams[name].plan.shape[1]),
+                self._stacked,
                 _Batches([job.streams[name] for job in jobs]),
                 {key: term for key, term in named_terms(first.terms).items() if term.stream == name},
                 next(iter(self._parameters.values())).dtype,
@@ -128,14 +128,16 @@ class _Batches:
         lengths = torch.tensor([len(next(iter(own.tensors.values()))) for own in streams])
         # The batches of a client that has ended may be anything that is there.
         rows_of_all = (rows + (lengths.cumsum(0) - lengths).unsqueeze(1)).clamp_max(int(lengths.sum()) - 1)
-        self._shape = rows.shape[1:]
+        # No step goes beyond its last sample: the end of an epoch may be a small part of a batch.
+        columns = torch.arange(1, plan.shape[2] + 1)
+        self.widths: list[int] = (self.masks.any(1) * columns).amax(1).clamp_min(1).tolist()
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
         for name, first in streams[0].tensors.items():
             tensors = [own.tensors[name] for own in streams]
             if all(tensor is first for tensor in tensors):
-                self._tables[name] = first, rows.flatten(1)
+                self._tables[name] = first, rows
             else:
-                self._tables[name] = torch.cat(tensors), rows_of_all.flatten(1)
+                self._tables[name] = torch.cat(tensors), rows_of_all
         self.constants = {name: torch.stack([own.constants[name] for own in streams]) for name in streams[0].constants}
 
     @property
@@ -144,13 +146,14 @@ class _Batches:
         return list(self._tables)
 
     def table(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return all rows of a tensor, and which of them each step takes: int64 ``[steps, K * B]``."""
+        """Return all rows of a tensor, and which of them each step takes: int64 ``[steps, K, B]``."""
         return self._tables[name]
 
     def take(self, table: tuple[Tensor, Tensor], step: int) -> Tensor:
-        """Return what one step takes, ``[K, B, ...]``."""
+        """Return what one step takes, ``[K, width of the step, ...]``."""
         tensor, rows = table
-        return tensor.index_select(0, rows[step]).reshape(*self._shape, *tensor.shape[1:])
+        taken = rows[step, :, : self.widths[step]]
+        return tensor.index_select(0, taken.flatten()).reshape(*taken.shape, *tensor.shape[1:])
 
 
 class _Target:
@@ -172,37 +175,45 @@ class _Target:
         counted = batches.masks.to(dtype)
         if "weights" in batches.names:
             weights, rows = batches.table("weights")
-            counted = torch.where(batches.masks, weights[rows].reshape(counted.shape).to(dtype), 0)
+            counted = torch.where(batches.masks, weights[rows].to(dtype), 0)
         factors = self._temperature * term.weight * counted / batches.masks.sum(2, keepdim=True).clamp_min(1)
         if "scale" in batches.constants:
             factors = factors * batches.constants["scale"].to(dtype).unsqueeze(1)
         self._factors = factors.unsqueeze(2)
 
     def slope(self, logits: Tensor, step: int) -> Tensor:
-        """Return the gradient of the loss by the logits ``[K, B, C]``."""
+        """Return the gradient of the loss by the logits ``[K, width of the step, C]``."""
         slope = torch.softmax(logits.transpose(1, 2) / self._temperature, 1)
-        slope.sub_(self._batches.take(self._soft_labels, step).transpose(1, 2)).mul_(self._factors[step])
+        slope.sub_(self._batches.take(self._soft_labels, step).transpose(1, 2)).mul_(
+            self._factors[step, ..., : logits.shape[1]]
+        )
         return slope.transpose(1, 2)
 
 
 class _Lesson:
     """What clients learn from one stream."""
 
-    def __init__(self, passes: Passes, batches: _Batches, terms: Mapping[str, Term], dtype: torch.dtype) -> None:
-        self._passes, self._batches, self._dtype = passes, batches, dtype
+    def __init__(
+        self, stacked: StackedPerceptron, batches: _Batches, terms: Mapping[str, Term], dtype: torch.dtype
+    ) -> None:
+        self._passes = {width: Passes(stacked, width) for width in set(batches.widths)}
+        self._batches, self._dtype = batches, dtype
+        num_classes = stacked.heads[0].weight.shape[1]
         known = {name: term for name, term in terms.items() if type(term.objective) in (CrossEntropy, KD)}
-        self._targets = [_Target(term, batches, passes.num_classes, dtype) for term in known.values()]
+        self._targets = [_Target(term, batches, num_classes, dtype) for term in known.values()]
         self._others = {name: term for name, term in terms.items() if name not in known}
 
     def learn(self, step: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Add to the parameters' gradients, and return what the objectives remember next."""
+        width = self._batches.widths[step]
+        passes = self._passes[width]
         names = self._batches.names if self._others else {"inputs", "features"} & set(self._batches.names)
         batch = {name: self._batches.take(self._batches.table(name), step) for name in names}
         if "inputs" in batch:
             batch["inputs"] = as_numbers(batch["inputs"], self._dtype)
-            outputs = self._passes.forward(batch["inputs"].flatten(2))
+            outputs = passes.forward(batch["inputs"].flatten(2))
         else:
-            outputs = self._passes.at_head(batch["features"])
+            outputs = passes.at_head(batch["features"])
         slopes: dict[str, Tensor | None] = {}
         for target in self._targets:
             head, logits = "by_logits", outputs.logits
@@ -211,11 +222,11 @@ class _Lesson:
             slopes[head] = _sum(slopes.get(head), target.slope(logits, step))
         next_state: dict[str, Tensor] = {}
         if self._others:
-            mask = self._batches.masks[step]
+            mask = self._batches.masks[step, :, :width]
             found, next_state = _autograd(self._others, outputs, batch | self._batches.constants, mask, state)
             for head, slope in found.items():
                 slopes[head] = _sum(slopes.get(head), slope)
-        self._passes.backward(**slopes)
+        passes.backward(**slopes)
         return next_state
 
 

@@ -110,11 +110,6 @@ class Passes:
         self._entering: list[Tensor] = []
         self._features = torch.empty(0)
 
-    @property
-    def num_classes(self) -> int:
-        """How many logits there are."""
-        return self._logits[0].shape[1]
-
     def forward(self, inputs: Tensor) -> Outputs:
         """Compute logits and features of inputs ``[K, B, width]``."""
         self._entering = []

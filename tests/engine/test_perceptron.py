@@ -223,3 +223,16 @@ def test_the_stacked_runner_trains_perceptrons_this_way_on_the_processor_only(mo
         stacked.fit(jobs)
     stacked.fit([replace(job, architecture=architectures["cnn"]) for job in jobs])
     assert (taken, others) == ([5], [5, 5])
+
+
+def test_no_step_computes_padding_that_all_clients_share(monkeypatch):
+    widths, passes = [], perceptron.Passes
+
+    class Recording(passes):
+        def forward(self, inputs):
+            widths.append(inputs.shape[1])
+            return super().forward(inputs)
+
+    monkeypatch.setattr(perceptron, "Passes", Recording)
+    assert_agree(make_jobs(describe("mlp", MODELS["mlp"], SHAPE), TERMS["labels"], sizes=(5, 6)))
+    assert widths == [4, 2, 4, 2]
