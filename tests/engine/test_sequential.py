@@ -1,3 +1,6 @@
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -388,3 +391,33 @@ def test_a_single_feature_does_not_stop_batch_normalisation_of_the_private_sampl
     terms = (*job.terms, Term("head", CrossEntropy()))
     (result,) = sequential.fit([replace(job, streams={**job.streams, "head": stream}, terms=terms)])
     assert result.parameters["body.2.num_batches_tracked"] == 8
+
+
+FAULTS = """
+import resource
+import torch
+from fedfuse.engine import sequential
+
+def go_through_60_mib():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [torch.ones(20 * 2**18) for _ in range(3)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+sequential._keep_freed_memory()
+go_through_60_mib()
+print(go_through_60_mib())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory is known here")
+def test_memory_that_a_step_has_used_is_there_for_the_next():
+    # A process of its own: what was freed before in this one counts too.
+    finished = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    assert int(finished.stdout) < 2000  # of 15,360 pages
+
+
+def test_every_fit_keeps_freed_memory(monkeypatch, architectures, make_samples):
+    kept = []
+    monkeypatch.setattr(sequential, "_keep_freed_memory", lambda: kept.append(True))
+    sequential.fit([private_job(architectures["small"], make_samples(4))])
+    assert kept == [True]
