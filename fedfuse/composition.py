@@ -265,7 +265,11 @@ def _part(group: str, item: object, folders: Sequence[Path]) -> dict[str, Any]:
     for key in changes:
         if key not in values and name != CUSTOM:  # what a class of one's own takes, no file knows
             raise unknown_name(f"key of {group} {name}", str(key), values)
-    return _component(group, name, {**values, **changes})
+    values |= changes
+    for key, value in values.items():
+        if value == MISSING and key != "_target_":
+            raise ConfigurationError(f"{group} {name} needs a value for {key}: write {{name: {name}, {key}: VALUE}}.")
+    return _component(group, name, values)
 
 
 def _with_losses(objective: dict[str, Any], folders: Sequence[Path]) -> dict[str, Any]:

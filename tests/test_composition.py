@@ -406,6 +406,7 @@ ERRORS = [
     ("model=[3]", "A model is NAME or {name: NAME, key: value}, not 3."),
     ("privacy=[swin]", "Unknown privacy 'swin'. Did you mean 'swing'?"),
     ("tracking=[wandbb]", "Unknown tracking 'wandbb'. Did you mean 'wandb'?"),
+    ("privacy=[gaussian]", "privacy gaussian needs a value for sigma: write {name: gaussian, sigma: VALUE}."),
     ("tracking=3", "A tracking is NAME or {name: NAME, key: value}, not 3."),
     ("predictor.share=plain_hed", "Unknown predictor/answer 'plain_hed'. Did you mean 'plain_head'?"),
     ("predictor.personal={name: prior_corrected, hed: fused}", "Unknown key of predictor/answer prior_corrected 'he"),

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from fedfuse.configuration import Component
 from fedfuse.errors import ConfigurationError
-from fedfuse.privacy.exposure import SIMPLEX_DIAMETER, Exposure
+from fedfuse.privacy.clip import diameter
+from fedfuse.privacy.exposure import Exposure
 from fedfuse.privacy.guarantee import Guarantee
 from fedfuse.privacy.protector import Protector
 
@@ -69,7 +70,8 @@ def guarantees_of(protectors: Sequence[Protector], exposure: Exposure, num_round
     """
     return [
         protector.guarantee(
-            exposure if radius is None else replace(exposure, sensitivity=min(2 * radius, SIMPLEX_DIAMETER)), num_rounds
+            exposure if radius is None else replace(exposure, sensitivity=diameter(radius, exposure.num_classes)),
+            num_rounds,
         )
         for protector, radius in with_radii(protectors)
     ]
