@@ -9,10 +9,13 @@ from fedfuse.configuration import Component
 from fedfuse.privacy.guarantee import Guarantee
 
 
+LEFT_TO_THE_USER = {"gaussian": {"sigma": 0.1}, "randomised_response": {"epsilon_per_answer": 1.0}}
+
+
 @pytest.fixture(params=catalogue.names("privacy", catalogue.folders()))
 def protector(request):
     """Every protector that is shipped, as its file configures it."""
-    values = catalogue.read("privacy", request.param, catalogue.folders())
+    values = catalogue.read("privacy", request.param, catalogue.folders()) | LEFT_TO_THE_USER.get(request.param, {})
     return build(Component(request.param, values.pop("_target_"), values), "protector")
 
 
@@ -22,7 +25,7 @@ def random_soft_labels(seed=0, dtype=torch.float32):
 
 
 def test_every_shipped_protector_is_tested():
-    assert {"noise", "swing"} <= set(catalogue.names("privacy", catalogue.folders()))
+    assert {"clip", "gaussian", "noise", "randomised_response", "swing"} <= set(catalogue.names("privacy", catalogue.folders()))
 
 
 def test_a_protector_says_what_it_protects_and_what_it_needs(protector):
