@@ -96,7 +96,19 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
 
         reached = RemoteGrid(grid, SECONDS_BETWEEN_LOOKS)
         initial = strategy.initial(server)
-        serve(Service(configuration, reached, strategy, server, directory, parts.promise, initial, round_finished))
+        serve(
+            Service(
+                configuration,
+                reached,
+                strategy,
+                server,
+                directory,
+                parts.promise,
+                initial,
+                round_finished,
+                only_means=parts.promise.is_claimed,
+            )
+        )
         # What a client holds is its own business; that it takes part, and with which model, is known.
         rounds = strategy.rounds
         known = {} if rounds is None else rounds.roster.descriptions
@@ -200,6 +212,8 @@ class Service:
         What the strategy may use.
     directory : Path
         Where results and checkpoint go. A checkpoint that is there is continued from.
+    promise : Promise
+        What is promised of what the clients send.
     initial : Fused, optional
         What every client starts from.
     round_finished : Callable
@@ -208,6 +222,8 @@ class Service:
         Told each verb, the clients done and in all.
     commit_clients : Callable, optional
         Where the grid's clients keep their states in the run's directory: makes last what they saved.
+    only_means : bool
+        Whether nothing is recorded of a single client's metrics.
     """
 
     configuration: Configuration
@@ -220,6 +236,7 @@ class Service:
     round_finished: Callable[[Mapping[str, Any]], None] = lambda metrics: None
     verb: Callable[[str, int, int], None] = lambda verb, done, total: None
     commit_clients: Callable[[], None] | None = None
+    only_means: bool = False
 
 
 def serve(service: Service) -> None:
@@ -236,7 +253,7 @@ def serve(service: Service) -> None:
 
     def round_finished(record: RoundRecord) -> None:
         spent = service.promise.spent(record.round)
-        service.round_finished(results.append_round(directory, record, spent, only_means=service.promise.is_claimed))
+        service.round_finished(results.append_round(directory, record, spent, service.only_means))
 
     def checkpoint() -> None:
         state = {"rounds": rounds.state_dict(), "strategy": strategy.state_dict()}

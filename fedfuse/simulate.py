@@ -233,6 +233,7 @@ def _run_stages(
                     server=stage.server,
                     directory=directory,
                     promise=stage.promise,
+                    only_means=simulation.promise.is_claimed,
                     initial=initial,
                     round_finished=round_finished,
                     verb=display.verb,

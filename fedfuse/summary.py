@@ -6,12 +6,12 @@ No round is ever chosen by its result on test data.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from fedfuse.errors import ConfigurationError
-from fedfuse.metrics import flat, spread_of
+from fedfuse.metrics import Spread, flat, spread_of
 from fedfuse.results import LOCAL_ONLY, read_clients, read_metrics, write_text
 
 SUMMARY_FILE = "summary.json"
@@ -69,13 +69,15 @@ def write_summary(
         latest that is known);
         ``spread`` (``local_only`` and ``federated``, of each ``personal`` and ``general``: a
         `fedfuse.metrics.Spread` as a dict, or None. Where both runs have values, both are over the clients
-        that have a value in both, so that they compare);
+        that have a value in both, so that they compare. Where a guarantee lets only means be told, only they
+        are not None);
         ``bytes_up``, ``bytes_down`` and ``seconds`` by verb, in total.
     """
     metrics = read_metrics(directory)
     federated, local_only = _latest(directory), _latest(directory / LOCAL_ONLY)
-    personal = _compare(local_only, federated, "personal_accuracy")
-    general = _compare(local_only, federated, "general_accuracy")
+    of_both = read_metrics(directory / LOCAL_ONLY), metrics
+    personal = _compare(local_only, federated, "personal_accuracy") or _means(of_both, "personal_mean")
+    general = _compare(local_only, federated, "general_accuracy") or _means(of_both, "general_mean")
     seconds: dict[str, float] = {}
     for line in metrics:
         for verb, duration in line["seconds"].items():
@@ -140,12 +142,21 @@ def _latest(directory: Path) -> dict[str, dict[int, float]]:
 
 def _compare(
     local_only: dict[str, dict[int, float]], federated: dict[str, dict[int, float]], measure: str
-) -> tuple[dict[str, float] | None, ...]:
+) -> tuple[dict[str, float | None] | None, ...]:
     """Spread a measure over the same clients in both runs, or over all in the one run that has it."""
     before, after = local_only[measure], federated[measure]
     clients = before.keys() & after.keys() if before and after else before.keys() | after.keys()
+    if not clients:
+        return ()
     spreads = [spread_of(values.get(client) for client in sorted(clients)) for values in (before, after)]
     return tuple(None if spread is None else asdict(spread) for spread in spreads)
+
+
+def _means(runs: tuple[list[dict[str, Any]], ...], name: str) -> tuple[dict[str, float | None] | None, ...]:
+    """Take the means of the last rounds, of which no client's part is known."""
+    means = [run[-1][name] if run else None for run in runs]
+    unknown = dict.fromkeys(field.name for field in fields(Spread))
+    return tuple(None if mean is None else unknown | {"mean": mean} for mean in means)
 
 
 def _client_row(

@@ -50,6 +50,31 @@ def test_a_protector_of_what_is_not_sent_is_refused(protector, strategy, model, 
     )
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["strategy=density_weighted"],
+            "Strategy density_weighted sends densities, which the guarantee of gaussian does not cover: that is for "
+            "soft_labels.",
+        ),
+        (["strategy=fedavg", "model=mlp_small"], "Strategy fedavg sends weights, which the guarantee of gaussian"),
+        (["strategy=local"], "privacy: gaussian protects what is sent; strategy local sends nothing."),
+        (
+            ["strategy=oracle", "share_facts=[label_counts]"],
+            "Strategy oracle needs label_counts from every client, which the guarantee of gaussian does not cover.",
+        ),
+    ],
+)
+def test_what_a_guarantee_does_not_cover_is_refused(overrides, said):
+    assert refusal(*overrides, "privacy=[{name: gaussian, sigma: 1}]").startswith(said)
+
+
+def test_flags_that_do_not_fit_the_transfer_set_are_refused():
+    said = refusal("privacy=[{name: swing, likelihood: flags, flags: [400]}]")
+    assert said == "flags: 400 is no row of the 40 transfer samples."
+
+
 def test_an_encoding_of_what_is_not_exchanged_is_refused_but_for_who_exchanges_nothing():
     assert refusal("strategy=fedproto", "encoding=uint8") == (
         "Encoding uint8 is for soft labels; strategy fedproto exchanges prototypes."

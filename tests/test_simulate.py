@@ -23,6 +23,7 @@ from fedfuse.configuration import from_yaml
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.errors import ConfigurationError, TooFewClientsError
 from fedfuse.messages import SHARE, Request
+from fedfuse.privacy.accounting import zcdp_to_epsilon
 from fedfuse.simulate import assemble, introduction, resume, simulate
 from fedfuse.summary import SUMMARY_FILE, read_summary
 from fedfuse.tracking.tracker import FEDERATED
@@ -796,3 +797,78 @@ def test_a_run_whose_clients_tell_no_metrics_is_summarised_without_them(tmp_path
         "personal": None,
         "general": None,
     }
+
+
+# -- guarantees --------------------------------------------------------------------------------------------------------
+
+GUARANTEED = ("strategy=fedmd", "privacy=[{name: clip, radius: 0.25},{name: gaussian, sigma: 2}]")
+
+
+def test_what_is_guaranteed_is_said_before_the_run_tracked_by_round_and_written(tmp_path, capsys):
+    directory = simulate(configuration_of(*GUARANTEED, "num_rounds=2"), tmp_path / "run")
+    printed, metrics = capsys.readouterr().out, results.read_metrics(directory)
+    written = json.loads((directory / "guarantees.json").read_text())
+    clip, gaussian = written["protectors"]
+    assert clip["epsilon"] is None
+    assert (gaussian["unit"], gaussian["delta"]) == ("client", 1e-5)
+    # 2 rounds of 40 soft labels that are at most 0.5 apart.
+    assert gaussian["epsilon"] == pytest.approx(zcdp_to_epsilon(2 * 40 * 0.5**2 / (2 * 2**2), 1e-5))
+    assert [line["epsilon"]["client"] for line in metrics] == [
+        pytest.approx(zcdp_to_epsilon(rounds * 40 * 0.5**2 / (2 * 2**2), 1e-5)) for rounds in (1, 2)
+    ]
+    assert printed.index(f"guarantee: epsilon {gaussian['epsilon']:.4g}, delta 1e-05 for one client") < printed.index(
+        "round 1/2"
+    )
+    assert "drawn from the operating system's generator" in printed
+    assert "epsilon" not in results.read_metrics(directory / results.LOCAL_ONLY)[0]
+
+
+def test_where_a_guarantee_is_claimed_only_means_are_recorded_and_no_counts(tmp_path):
+    directory = simulate(configuration_of(*GUARANTEED, "num_rounds=2"), tmp_path / "run")
+    for recorded in (directory, directory / results.LOCAL_ONLY):
+        (line, last) = results.read_metrics(recorded)
+        assert line["personal_mean"] is not None
+        assert line["personal_worst"] is line["general_std"] is None
+        values = {vars(one)["personal_accuracy"] for one in results.read_clients(recorded)[2]}
+        assert values == {None}
+    summary = read_summary(directory)
+    assert {(one["num_examples"], one["label_counts"], one["gain"]) for one in summary["clients"]} == {(None,) * 3}
+    assert summary["spread"]["federated"]["personal"] == {
+        "mean": results.read_metrics(directory)[-1]["personal_mean"],
+        "std": None,
+        "worst": None,
+        "worst_10_percent": None,
+    }
+    assert summary["spread"]["local_only"]["general"]["mean"] == last["general_mean"]
+
+
+def test_draws_of_the_operating_system_are_new_every_time_and_those_of_the_seed_are_not(tmp_path):
+    def means(name, *overrides):
+        overrides = (*GUARANTEED, "num_rounds=1", "local_baseline=false", *overrides)
+        return results.read_metrics(simulate(configuration_of(*overrides), tmp_path / name))[0]["personal_mean"]
+
+    seeded = [means(name, "privacy.secure_rng=false") for name in ("a", "b")]
+    assert seeded[0] == seeded[1]
+    written = json.loads((tmp_path / "a" / "guarantees.json").read_text())
+    assert written["protectors"][1]["draws"].startswith("the run's seed: for simulation only")
+    assert len({means(name) for name in ("c", "d", "e")}) > 1
+
+
+def test_a_protected_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    overrides = (*GUARANTEED, "num_rounds=3", "privacy.secure_rng=false")
+    stop_at(monkeypatch, "fedfuse.results.append_round", number=2)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(configuration_of(*overrides), tmp_path / "run")
+    monkeypatch.undo()
+    assert outcome(resume(tmp_path / "run")) == uninterrupted(*overrides)
+
+
+def test_more_rounds_than_before_cost_more_and_the_guarantee_says_so(tmp_path):
+    def epsilon(directory):
+        return json.loads((directory / "guarantees.json").read_text())["protectors"][1]["epsilon"]
+
+    directory = simulate(configuration_of(*GUARANTEED, "num_rounds=1"), tmp_path / "run")
+    before = epsilon(directory)
+    resume(directory, 2)
+    assert epsilon(directory) > before
+    assert results.read_metrics(directory)[-1]["epsilon"]["client"] == epsilon(directory)

@@ -154,7 +154,7 @@ def share(
             protect(client, state, own, request, settings)
             for client, state, own, request in zip(clients, states, expressed, requests, strict=True)
         ]
-    seconds = {verb: total / len(clients) for verb, total in stopwatch.seconds.items()}
+    seconds = _seconds(stopwatch, clients, settings)
     answers = []
     for client, state, own, request in zip(clients, states, protected, requests, strict=True):
         told = settings.share_facts.intersection(request.facts)
@@ -185,7 +185,7 @@ def absorb_and_evaluate(
         states = absorb(clients, states, requests, settings, fit)
     with stopwatch.verb("evaluate"):
         metrics = evaluate(clients, states, settings)
-    seconds = {verb: total / len(clients) for verb, total in stopwatch.seconds.items()}
+    seconds = _seconds(stopwatch, clients, settings)
     return [
         Answer(
             state,
@@ -193,6 +193,12 @@ def absorb_and_evaluate(
         )
         for client, state, request, own in zip(clients, states, requests, metrics, strict=True)
     ]
+
+
+def _seconds(stopwatch: Stopwatch, clients: Sequence[Client], settings: ClientSettings) -> dict[str, float]:
+    if promises(settings.protectors):
+        return {}  # how long a client learns tells how much it has
+    return {verb: total / len(clients) for verb, total in stopwatch.seconds.items()}
 
 
 def _count(labels: Tensor, num_classes: int) -> tuple[int, ...]:

@@ -134,7 +134,8 @@ def accuracy_by_round(
         if known:
             rounds = np.array([line["round"] for line in known])
             mean = 100 * np.array([line[f"{kind}_mean"] for line in known])
-            std = 100 * np.array([line[f"{kind}_std"] for line in known])
+            # Where only means may be told there is no spread.
+            std = 100 * np.array([line[f"{kind}_std"] or 0.0 for line in known])
             low, high = np.clip(mean - std, 0, 100), np.clip(mean + std, 0, 100)
             axes.fill_between(rounds, low, high, color=colour, alpha=0.18, linewidth=0)
             every, label = max(1, len(rounds) // 10), f"federated, {test_data}"

@@ -144,6 +144,16 @@ def test_where_a_guarantee_is_claimed_another_request_for_an_answered_round_is_r
     start_state(store, clients[0], Generation(2, SHARED), share_request(2, rows=torch.arange(3)), make_settings())
 
 
+def test_where_a_guarantee_is_claimed_nobody_tells_how_long_it_took(store, cohort, make_settings, share_request):
+    settings = make_settings(protectors=(Guaranteed(),), exposure=EXPOSURE)
+    (answer,) = ask(SHARED, store, [cohort[0]], [share_request()], settings)
+    assert answer.reply.seconds == {}
+    (answer,) = ask(ABSORBED, store, [cohort[0]], [share_request()], settings)
+    assert answer.reply.seconds == {}
+    (answer,) = ask(SHARED, MemoryStore(), [cohort[0]], [share_request()], make_settings(protectors=(Noise(),)))
+    assert set(answer.reply.seconds) == {"absorb", "learn", "express", "protect"}
+
+
 def test_a_client_states_what_it_did_to_what_it_sends(store, cohort, make_settings, share_request):
     settings = make_settings(protectors=(Noise(),), protection="noise(scale=0.05); draws: seed")
     (answer,) = ask(SHARED, store, [cohort[0]], [share_request()], settings)

@@ -89,7 +89,7 @@ def test_a_bound_makes_the_sensitivity_of_what_follows_smaller_never_larger():
 
     assert stated(MECHANISM) == ["1.414"]
     assert stated(BOUND, MECHANISM) == ["1.414", "0.500"]
-    assert stated(Step("bound", radius=0.9), MECHANISM) == ["1.414", f"{SIMPLEX_DIAMETER:.3f}"]
+    assert stated(Step("bound", radius=1.0), MECHANISM) == ["1.414", f"{SIMPLEX_DIAMETER:.3f}"]
 
 
 def test_guarantees_are_those_of_the_rounds_asked_for():
