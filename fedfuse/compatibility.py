@@ -4,6 +4,8 @@ from collections.abc import Set as AbstractSet
 
 from fedfuse.carriers.carrier import CARRIERS, ONLY_RETURNED, ONLY_SENT, TAUGHT
 from fedfuse.client.client import ClientSettings
+from fedfuse.client.learn import LEARNT_FROM
+from fedfuse.client.learn_privately import private_training
 from fedfuse.client.protect import covered
 from fedfuse.client.teach import OWN_KNOWLEDGE
 from fedfuse.configuration import Configuration
@@ -43,6 +45,7 @@ def check_compatible(
     for carrier in sorted(ONLY_RETURNED & set(strategy.sends)):
         raise ConfigurationError(f"Strategy {name} sends {carrier}, which no client can make.")
     _check_guarantees(configuration, strategy, settings)
+    _check_private_training(configuration, strategy, settings, architectures)
     for component, protector in zip(configuration.privacy, settings.protectors, strict=True):
         if protector.role != "training" and protector.carrier not in strategy.sends:
             sent = ", ".join(sorted(strategy.sends)) or "nothing"
@@ -143,6 +146,46 @@ def _check_guarantees(configuration: Configuration, strategy: FusionStrategy, se
         raise ConfigurationError(
             f"Predictor {configuration.predictor.share.name} answers others with the help of private data, which the "
             f"guarantee of {protected} does not cover: use predictor.share=plain_head."
+        )
+
+
+def _check_private_training(
+    configuration: Configuration,
+    strategy: FusionStrategy,
+    settings: ClientSettings,
+    architectures: tuple[Architecture, ...],
+) -> None:
+    """Refuse whatever learns from private data outside of the private steps, and what they cannot do."""
+    protector = private_training(settings)
+    if protector is None:
+        return
+    assert settings.exposure is not None, "a guarantee is for a run of known size"
+    protector.check(settings.exposure)
+    name = next(
+        one.name for one, own in zip(configuration.privacy, settings.protectors, strict=True) if own.role == "training"
+    )
+    for verb, training in (("learn", configuration.learn), ("absorb", configuration.absorb)):
+        if training.rehearse:
+            raise ConfigurationError(
+                f"{verb}.rehearse={training.rehearse} learns from labels beside fused knowledge, outside of the "
+                f"private steps that {name} accounts: set it to 0."
+            )
+    beside = sorted(set(LEARNT_FROM) & set(strategy.returns))
+    if beside:
+        raise ConfigurationError(
+            f"Strategy {configuration.strategy.name} returns {', '.join(beside)}, to be learnt from beside private "
+            f"data; the private steps of {name} learn from labels alone."
+        )
+    if strategy.returns and "known_classes" in settings.objective.needs:
+        raise ConfigurationError(
+            f"Objective {configuration.objective.name} looks at which classes a client has, which the guarantee of "
+            f"{name} does not cover."
+        )
+    mixing = sorted({one.name for one in architectures if any("BatchNorm" in layer for layer in one.layer_types)})
+    if mixing:
+        raise ConfigurationError(
+            f"Model {', '.join(mixing)} has batch normalisation, which mixes samples, so that no step of {name} can "
+            "bound what one of them changes: use a model with group normalisation, or without."
         )
 
 

@@ -34,6 +34,7 @@ from fedfuse.engine.remote_grid import RemoteGrid
 from fedfuse.errors import ConfigurationError, FedfuseError
 from fedfuse.knowledge import Fused
 from fedfuse.metrics import RoundRecord
+from fedfuse.privacy.chain import check_not_prolonged
 from fedfuse.privacy.promise import Promise
 from fedfuse.report.display import PlainDisplay
 from fedfuse.report.table import print_summary
@@ -168,7 +169,8 @@ def check_continues(directory: Path, configuration: Configuration) -> None:
     Raises
     ------
     ConfigurationError
-        If there is no run, it is past the number of rounds, or it is configured differently.
+        If there is no run, it is past the number of rounds, it is configured differently, or noise was calibrated to
+        fewer rounds.
     """
     path = directory / "config.yaml"
     if not path.is_file():
@@ -182,6 +184,7 @@ def check_continues(directory: Path, configuration: Configuration) -> None:
             raise ConfigurationError(
                 f"resume={directory}: that run has another {field.name}; give the overrides that it was started with."
             )
+    check_not_prolonged(configuration.privacy, before.num_rounds, configuration.num_rounds)
     done = len(results.read_metrics(directory))
     if configuration.num_rounds < done:
         raise ConfigurationError(f"num_rounds={configuration.num_rounds}, but {done} rounds are already done.")

@@ -35,6 +35,7 @@ from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.engine.ray import check_installed, run_on_ray
 from fedfuse.errors import ConfigurationError
 from fedfuse.models.architecture import size_in_words
+from fedfuse.privacy.chain import check_not_prolonged
 from fedfuse.privacy.promise import Promise
 from fedfuse.report.display import Display, make_display
 from fedfuse.report.table import print_summary
@@ -108,7 +109,8 @@ def resume(directory: Path, num_rounds: int | None = None) -> Path:
     Raises
     ------
     ConfigurationError
-        If there is no run to continue, or it is past that round, or of an earlier version of fedfuse.
+        If there is no run to continue, it is past that round, or of an earlier version of fedfuse, or noise was
+        calibrated to fewer rounds.
     """
     path = directory / "config.yaml"
     if not path.is_file():
@@ -119,6 +121,7 @@ def resume(directory: Path, num_rounds: int | None = None) -> Path:
         done = len(results.read_metrics(directory))
         if num_rounds < done:
             raise ConfigurationError(f"num_rounds={num_rounds}, but {done} rounds are already done.")
+        check_not_prolonged(configuration.privacy, configuration.num_rounds, num_rounds)
         configuration = replace(configuration, num_rounds=num_rounds)
         results.write_text(directory, "config.yaml", to_yaml(configuration))
     simulation = assemble(configuration)

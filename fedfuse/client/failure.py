@@ -1,6 +1,7 @@
 """What a server may know of a client's failure."""
 
 from fedfuse.client.learn import DivergedError
+from fedfuse.client.learn_privately import DeltaTooLargeError
 from fedfuse.client.phases import MissingStateError, RepeatedRequestError
 from fedfuse.client.protect import UnprotectedError
 from fedfuse.knowledge import InvalidKnowledgeError
@@ -17,6 +18,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure("no-state", "the state of this client that this message builds on is not there")
     if isinstance(error, UnprotectedError):
         return Failure("unprotected", "the request is for more than this client's guarantee covers")
+    if isinstance(error, DeltaTooLargeError):
+        return Failure("delta-too-large", "the guarantee's delta is too large for this client's data; lower delta")
     if isinstance(error, RepeatedRequestError):
         return Failure("repeated", "this client has answered another request for this round, or for a later one")
     return Failure("failed", f"{type(error).__name__}; the client's own log has the details")

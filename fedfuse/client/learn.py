@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client.fit import Fit, FitJob, Stream, Term, batch_plan
+from fedfuse.client.learn_privately import private_jobs, private_training
 from fedfuse.client.state import ClientState, parameters_are_finite
 from fedfuse.client.teach import Taught, repeated_plan, scaled, teach, transfer_stream, transfer_term
 from fedfuse.knowledge import Tensors
@@ -38,13 +39,18 @@ def learn(
     The loss is cross-entropy. Where knowledge of classes or soft labels of the private samples were received, the
     objective learns from them in every step; an objective that judges the head learns, in the same steps, from samples
     of the feature space too. With ``learn.rehearse`` above 0, every step also learns from the fused soft labels of
-    transfer samples that were received last; that share of the loss is theirs.
+    transfer samples that were received last; that share of the loss is theirs. Where a protector trains privately, see
+    `fedfuse.client.learn_privately`.
 
     Raises
     ------
     DivergedError
         If a client's weights are no longer finite.
     """
+    protector = private_training(settings)
+    if protector is not None:
+        private, states = private_jobs(protector, clients, states, round, settings)
+        return train_states("learn", states, private, fit)
     learnt = list(states)
     # Jobs that run together have the same terms and constants, so clients run apart by what they received.
     used = (*LEARNT_FROM, *REHEARSED) if settings.learn.rehearse else LEARNT_FROM

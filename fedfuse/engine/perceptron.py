@@ -26,6 +26,7 @@ from fedfuse.client.fit import (
 )
 from fedfuse.configuration import OptimizerSettings
 from fedfuse.data.samples import as_numbers
+from fedfuse.engine.private_gradients import clip_factors, expected_batch_sizes, learning, noise_of_step
 from fedfuse.fusion import SMALLEST_PROBABILITY
 from fedfuse.models.outputs import Outputs
 from fedfuse.models.perceptron import Passes, StackedPerceptron
@@ -47,6 +48,11 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
             rows = order[first : first + height]
             results |= zip(rows, _Tile([jobs[row] for row in rows]).run(), strict=True)
     return [results[row] for row in range(len(jobs))]
+
+
+def can_fit(job: FitJob) -> bool:
+    """Tell whether there is a way by hand; private steps need the gradient by the logits of every sample."""
+    return job.private is None or all(type(term.objective) in (CrossEntropy, KD) for term in job.terms)
 
 
 def _bytes_of(job: FitJob) -> int:
@@ -87,6 +93,7 @@ class _Tile:
                 _Batches([job.streams[name] for job in jobs]),
                 {key: term for key, term in named_terms(first.terms).items() if term.stream == name},
                 next(iter(self._parameters.values())).dtype,
+                jobs,
             )
             for name in first.streams
         ]
@@ -110,9 +117,18 @@ class _Tile:
         self._stacked.forget_gradients()
         for lesson in self._lessons:
             self._state |= lesson.learn(step, self._state)
+        if self._jobs[0].private is not None:
+            self._add_noise(step)
         if self._start:
             pull_back(self._parameters.values(), self._start, self._jobs[0].proximal)
         self._optimizer.step()
+
+    def _add_noise(self, step: int) -> None:
+        trained = learning(self._parameters)
+        for name, noise in noise_of_step(self._jobs, step, trained).items():
+            gradient = trained[name].grad
+            assert gradient is not None, "every layer up to the logits learns"
+            gradient.add_(noise)
 
 
 class _Batches:
@@ -159,7 +175,7 @@ class _Batches:
 class _Target:
     """A term whose gradient by the logits is known: how far the model's answers are from soft labels."""
 
-    def __init__(self, term: Term, batches: _Batches, num_classes: int, dtype: torch.dtype) -> None:
+    def __init__(self, term: Term, batches: _Batches, num_classes: int, dtype: torch.dtype, mean: bool = True) -> None:
         self._batches = batches
         self.on_fused_head = term.on_fused_head
         if isinstance(term.objective, KD):
@@ -176,7 +192,9 @@ class _Target:
         if "weights" in batches.names:
             weights, rows = batches.table("weights")
             counted = torch.where(batches.masks, weights[rows].to(dtype), 0)
-        factors = self._temperature * term.weight * counted / batches.masks.sum(2, keepdim=True).clamp_min(1)
+        factors = self._temperature * term.weight * counted
+        if mean:
+            factors = factors / batches.masks.sum(2, keepdim=True).clamp_min(1)
         if "scale" in batches.constants:
             factors = factors * batches.constants["scale"].to(dtype).unsqueeze(1)
         self._factors = factors.unsqueeze(2)
@@ -194,13 +212,21 @@ class _Lesson:
     """What clients learn from one stream."""
 
     def __init__(
-        self, stacked: StackedPerceptron, batches: _Batches, terms: Mapping[str, Term], dtype: torch.dtype
+        self,
+        stacked: StackedPerceptron,
+        batches: _Batches,
+        terms: Mapping[str, Term],
+        dtype: torch.dtype,
+        jobs: Sequence[FitJob],
     ) -> None:
         self._passes = {width: Passes(stacked, width) for width in set(batches.widths)}
         self._batches, self._dtype = batches, dtype
         num_classes = stacked.heads[0].weight.shape[1]
         known = {name: term for name, term in terms.items() if type(term.objective) in (CrossEntropy, KD)}
-        self._targets = [_Target(term, batches, num_classes, dtype) for term in known.values()]
+        self._private = jobs[0].private
+        self._expected = expected_batch_sizes(jobs).to(dtype).unsqueeze(1)
+        mean = self._private is None
+        self._targets = [_Target(term, batches, num_classes, dtype, mean) for term in known.values()]
         self._others = {name: term for name, term in terms.items() if name not in known}
 
     def learn(self, step: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -226,7 +252,13 @@ class _Lesson:
             found, next_state = _autograd(self._others, outputs, batch | self._batches.constants, mask, state)
             for head, slope in found.items():
                 slopes[head] = _sum(slopes.get(head), slope)
-        passes.backward(**slopes)
+        if self._private is None:
+            passes.backward(**slopes)
+        else:
+            by_logits = slopes["by_logits"]
+            assert by_logits is not None, "private steps learn from labels"
+            squared_norms = passes.backward_of_samples(by_logits)
+            passes.learn_scaled(clip_factors(squared_norms, self._private.clip) / self._expected)
         return next_state
 
 

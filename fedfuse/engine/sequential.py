@@ -18,6 +18,7 @@ from fedfuse.client.fit import (
 )
 from fedfuse.data.samples import as_numbers
 from fedfuse.device import Device, current_device
+from fedfuse.engine.private_gradients import clipped_sums, learning, noised_means, samples_at_once
 
 # A little less than 32 MiB, because the C library adds its own bytes.
 LARGEST_PIECE = 2**25 - 2**14
@@ -89,8 +90,11 @@ def _fit_one(module: nn.Module, job: FitJob, device: Device) -> FitResult:
             for layer in batch_norms:
                 layer.train(has_variance)
             optimizer.zero_grad(set_to_none=True)
-            loss, state = loss_of_step(module, head, job.terms, batches, masks, state)
-            torch.autograd.backward(loss)
+            if job.private is None:
+                loss, state = loss_of_step(module, head, job.terms, batches, masks, state)
+                torch.autograd.backward(loss)
+            else:
+                _find_private_gradients(module, job, step, batches["private"], masks["private"])
             if job.proximal:
                 pull_back(module.parameters(), start, job.proximal)
             optimizer.step()
@@ -99,6 +103,17 @@ def _fit_one(module: nn.Module, job: FitJob, device: Device) -> FitResult:
         for name, tensor in module.state_dict().items()
     }
     return FitResult(parameters, {name: tensor.cpu() for name, tensor in state.items()})
+
+
+def _find_private_gradients(module: nn.Module, job: FitJob, step: int, batch: dict[str, Tensor], mask: Tensor) -> None:
+    assert job.private is not None, "the step is private"
+    trained = learning({name: own for name, own in module.named_parameters() if own.requires_grad})
+    values = {name: own.detach() for name, own in trained.items()}
+    sums = clipped_sums(module, job.terms[0], job.private.clip, values, {}, batch, mask, samples_at_once(values))
+    means = noised_means({name: own.unsqueeze(0) for name, own in sums.items()}, [job], step)
+    for name, parameter in trained.items():
+        # The optimiser wants gradients to lie in memory as the parameters do.
+        parameter.grad = torch.empty_like(parameter).copy_(means[name][0])
 
 
 def _held(stream: Stream, device: Device) -> Stream:

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from fedfuse.client.fit import (
 from fedfuse.data.samples import as_numbers
 from fedfuse.device import Device, current_device
 from fedfuse.engine import perceptron
+from fedfuse.engine.private_gradients import clipped_sums, learning, noised_means, samples_at_once
 from fedfuse.models.outputs import Outputs
 from fedfuse.models.unfolded import unfold_convolutions
 
@@ -60,7 +62,7 @@ def fit(jobs: Sequence[FitJob]) -> list[FitResult]:
     if not jobs:
         return []
     device = current_device()
-    if jobs[0].architecture.perceptron is not None and not device.is_cuda:
+    if jobs[0].architecture.perceptron is not None and not device.is_cuda and perceptron.can_fit(jobs[0]):
         return perceptron.fit(jobs)
     try:
         return _Training(jobs, device).run()
@@ -142,7 +144,9 @@ class _Training:
         samples = sum(stream.samples_of_a_step for stream in self._streams.values())
         operations = samples * self._jobs[0].architecture.flops
         enough_steps = self._num_steps > FEWEST_RECORDED_STEPS
-        return self._device.is_cuda and enough_steps and operations <= LARGEST_RECORDED
+        # Noise is drawn by the processor, which a recording leaves out.
+        is_private = self._jobs[0].private is not None
+        return self._device.is_cuda and enough_steps and operations <= LARGEST_RECORDED and not is_private
 
     def _record(self) -> torch.cuda.CUDAGraph | None:
         """Record one step without taking it; nothing where it cannot be."""
@@ -169,15 +173,33 @@ class _Training:
         for name, stream in self._streams.items():
             batches[name], masks[name] = stream.batch(self._step)
         self._optimizer.zero_grad(set_to_none=True)
-        # Not kept: it would hold on to itself, and so to the device's memory when the training is over.
-        losses_of_clients = torch.vmap(self._loss_of_client)
-        losses, state = losses_of_clients(self._parameters, self._fixed, batches, masks, self._state)
-        torch.autograd.backward(losses.sum())
+        if self._jobs[0].private is None:
+            # Not kept: it would hold on to itself, and so to the device's memory when the training is over.
+            losses_of_clients = torch.vmap(self._loss_of_client)
+            losses, state = losses_of_clients(self._parameters, self._fixed, batches, masks, self._state)
+            torch.autograd.backward(losses.sum())
+        else:
+            self._find_private_gradients(batches["private"], masks["private"])
+            state = self._state
         if self._start:
             pull_back(self._parameters.values(), self._start, self._jobs[0].proximal)
         self._optimizer.step()
         self._step += 1
         return state
+
+    def _find_private_gradients(self, batch: dict[str, Tensor], mask: Tensor) -> None:
+        first, trained = self._jobs[0], learning(self._parameters)
+        assert first.private is not None, "the step is private"
+        values = {name: own.detach() for name, own in trained.items()}
+        fixed = {name: own.detach() for name, own in self._stacked.items() if name not in values}
+        of_one = partial(
+            clipped_sums, self._module, first.terms[0], first.private.clip, samples_at_once=samples_at_once(values)
+        )
+        sums: dict[str, Tensor] = torch.vmap(of_one)(values, fixed, batch, mask)
+        means = noised_means(sums, self._jobs, int(self._step))
+        for name, parameter in trained.items():
+            # The optimiser wants gradients to lie in memory as the parameters do.
+            parameter.grad = torch.empty_like(parameter).copy_(means[name])
 
     def _loss_of_client(
         self,

@@ -109,6 +109,7 @@ class Passes:
         self._logits = [make(len(head.weight), head.weight.shape[1], batch_size) for head in self._heads]
         self._entering: list[Tensor] = []
         self._features = torch.empty(0)
+        self._by_layer: list[tuple[_Layer, Tensor, Tensor]] = []
 
     def forward(self, inputs: Tensor) -> Outputs:
         """Compute logits and features of inputs ``[K, B, width]``."""
@@ -165,6 +166,49 @@ class Passes:
             layer.learn(slope.transpose(1, 2), self._entering[number])
             if number > 0:
                 slope = torch.bmm(slope, layer.weight, out=self._slopes[number - 1])
+
+    def backward_of_samples(self, by_logits: Tensor) -> Tensor:
+        """Find how large every sample's own gradient is, by all parameters on the way to the logits together.
+
+        None of these gradients is formed: that of a linear layer is the product of what entered it and of the gradient
+        by what left it, and so is its norm.
+
+        Parameters
+        ----------
+        by_logits : Tensor
+            The gradients of the samples' losses by the logits that the last pass forward returned, ``[K, B, C]``.
+
+        Returns
+        -------
+        Tensor
+            The squared norms ``[K, B]``; `learn_scaled` goes on from here.
+        """
+        slope, above = by_logits, self._heads[0]
+        self._by_layer = [(above, slope, self._features)]
+        for number in reversed(range(len(self._entering))):
+            layer, memory = self._body[number], self._slopes[number]
+            slope = torch.bmm(slope, above.weight, out=memory)
+            if layer.relu:
+                slope = torch.ops.aten.threshold_backward.grad_input(slope, self._outputs[number], 0, grad_input=memory)
+            self._by_layer.append((layer, slope, self._entering[number]))
+            above = layer
+        # The one is for the bias.
+        squares = [slope.square().sum(2) * entered.square().sum(2).add_(1) for _, slope, entered in self._by_layer]
+        return torch.stack(squares).sum(0)
+
+    def learn_scaled(self, factors: Tensor) -> None:
+        """Add the samples' gradients to those of the parameters, each times its factor ``[K, B]``.
+
+        What has the factor 0 is left out, even if it is not finite.
+        """
+        left_out = (factors == 0).unsqueeze(2)
+        any_is = bool(left_out.any())
+        for layer, slope, entered in self._by_layer:
+            slope.mul_(factors.unsqueeze(2))
+            if any_is:
+                slope.masked_fill_(left_out, 0)
+                entered = entered.masked_fill(left_out, 0)
+            layer.learn(slope.transpose(1, 2), entered)
 
 
 def find_perceptron(module: nn.Module, sample: Tensor) -> Perceptron | None:

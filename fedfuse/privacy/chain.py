@@ -77,6 +77,22 @@ def guarantees_of(protectors: Sequence[Protector], exposure: Exposure, num_round
     ]
 
 
+def check_not_prolonged(components: Sequence[Component], before: int, now: int) -> None:
+    """Refuse more rounds than those that noise was calibrated to.
+
+    Raises
+    ------
+    ConfigurationError
+        If a step has a target for epsilon, and there are more rounds ``now`` than ``before``.
+    """
+    calibrated = [component.name for component in components if component.arguments.get("epsilon") is not None]
+    if calibrated and now > before:
+        raise ConfigurationError(
+            f"num_rounds={now}, but the noise of {', '.join(calibrated)} was calibrated to {before} rounds: more of "
+            "them would exceed its epsilon. Start a new run."
+        )
+
+
 def promises(protectors: Sequence[Protector]) -> bool:
     """Tell whether any step backs a guarantee."""
     return any(protector.role in ("training", "mechanism") for protector in protectors)

@@ -1,0 +1,139 @@
+"""The gradients of a private step, as every runner computes them: clip what each sample says, sum, add noise, divide.
+
+Source: Abadi et al., CCS 2016, arXiv 1607.00133, algorithm 1. What an optimiser, weight decay or a proximal pull does
+with such gradients looks at no sample again, so it takes nothing away from what they promise.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from fedfuse.client.fit import FitJob, Term, loss_of_outputs, named_terms
+from fedfuse.models.fused_head import FUSED_HEAD
+from fedfuse.models.outputs import Outputs
+
+# How much memory the gradients of single samples may take at once.
+GRADIENT_BYTES = 2**27
+
+
+def learning(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the fused head: it learns from no private sample, so that noise on it would hide nothing."""
+    return {name: tensor for name, tensor in parameters.items() if not name.startswith(f"{FUSED_HEAD}.")}
+
+
+def clip_factors(squared_norms: Tensor, clip: float) -> Tensor:
+    """Return what to multiply gradients with, so that their norms are ``clip`` at most.
+
+    A gradient that is not finite gets 0, and must be left out: scaled down it would still be none.
+    """
+    factors = (clip / squared_norms.sqrt()).clamp_max(1)
+    return torch.where(torch.isfinite(squared_norms), factors, 0)
+
+
+def clipped_sums(
+    module: nn.Module,
+    term: Term,
+    clip: float,
+    parameters: dict[str, Tensor],
+    fixed: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    mask: Tensor,
+    samples_at_once: int,
+) -> dict[str, Tensor]:
+    """Sum the clipped gradients of one client's batch; can be run by `torch.vmap` for many clients.
+
+    Every sample enters the model alone, so that no layer can mix it with others.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The model.
+    term : Term
+        The loss, an objective without a memory.
+    clip : float
+        The largest norm of a sample's gradient by all parameters together.
+    parameters, fixed : dict[str, Tensor]
+        What is trained, and what else of the model is the client's own.
+    batch, mask : dict[str, Tensor], Tensor
+        Tensors ``[B, ...]`` and bool ``[B]``, false in padding rows. B may be 0.
+    samples_at_once : int
+        For how many samples gradients are held at once.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        By the name of the parameter.
+    """
+
+    def loss_of_sample(parameters: dict[str, Tensor], sample: dict[str, Tensor]) -> Tensor:
+        alone = {name: tensor.unsqueeze(0) for name, tensor in sample.items()}
+        outputs: Outputs = functional_call(module, fixed | parameters, (alone["inputs"],))
+        counted = torch.ones(1, dtype=torch.bool, device=mask.device)
+        batches, masks = {term.stream: alone}, {term.stream: counted}
+        loss, _ = loss_of_outputs({term.stream: outputs}, named_terms([term]), batches, masks, {})
+        return loss
+
+    gradients_of_samples = torch.vmap(grad(loss_of_sample), in_dims=(None, 0), randomness="different")
+    sums = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    for first in range(0, len(mask), samples_at_once):
+        rows = slice(first, first + samples_at_once)
+        gradients = gradients_of_samples(parameters, {name: tensor[rows] for name, tensor in batch.items()})
+        flat = {name: gradient.flatten(1) for name, gradient in gradients.items()}
+        squared = torch.stack([gradient.square().sum(1) for gradient in flat.values()]).sum(0)
+        factors = torch.where(mask[rows], clip_factors(squared, clip), 0)
+        kept = (factors > 0).unsqueeze(1)
+        for name, gradient in flat.items():
+            # Replaced, not multiplied: 0 * inf would be NaN.
+            sums[name] = sums[name] + (factors @ torch.where(kept, gradient, 0)).reshape(sums[name].shape)
+    return sums
+
+
+def samples_at_once(parameters: Mapping[str, Tensor]) -> int:
+    """Say for how many samples, of each client, gradients fit the memory that they may take."""
+    numbers = sum(tensor.numel() * tensor.element_size() for tensor in parameters.values())
+    return max(1, GRADIENT_BYTES // numbers)
+
+
+def noised_means(sums: Mapping[str, Tensor], jobs: Sequence[FitJob], step: int) -> dict[str, Tensor]:
+    """Turn sums of clipped gradients, ``[K, ...]`` by name, into what the optimisers of K clients take."""
+    noise, expected = noise_of_step(jobs, step, sums), expected_batch_sizes(jobs)
+    means = {}
+    for name, own in sums.items():
+        sizes = expected.to(own).reshape(-1, *[1] * (own.ndim - 1))
+        means[name] = own / sizes + noise[name].to(own.device)
+    return means
+
+
+def expected_batch_sizes(jobs: Sequence[FitJob]) -> Tensor:
+    """Return what the sums of clients are divided by, float64 ``[K]``."""
+    sizes = [1.0 if job.private is None else job.private.expected_batch_size for job in jobs]
+    return torch.tensor(sizes, dtype=torch.float64)
+
+
+def noise_of_step(jobs: Sequence[FitJob], step: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Draw the noise of one step, in the size that it has on gradients divided by the expected batch size.
+
+    Parameters
+    ----------
+    jobs : Sequence[FitJob]
+        K clients; who has ended draws nothing.
+    step : int
+        The number of the step.
+    parameters : Mapping[str, Tensor]
+        ``[K, ...]`` by name: what is trained, in the order of the model.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        Of the same shapes, in the processor's memory.
+    """
+    sizes = [tensor[0].numel() for tensor in parameters.values()]
+    drawn = torch.zeros(len(jobs), sum(sizes), dtype=next(iter(parameters.values())).dtype)
+    for own, job in zip(drawn, jobs, strict=True):
+        if step < job.num_steps and job.private is not None:
+            scale = job.private.noise_multiplier * job.private.clip / job.private.expected_batch_size
+            torch.mul(job.private.noise(len(own)), scale, out=own)
+    parts = torch.split(drawn, sizes, dim=1)
+    return {name: part.reshape(tensor.shape) for (name, tensor), part in zip(parameters.items(), parts, strict=True)}
