@@ -16,7 +16,7 @@ from fedfuse.objectives.cross_entropy import CrossEntropy
 from fedfuse.privacy.dp_sgd import DpSgd
 from fedfuse.privacy.keystream import Keystream
 from fedfuse.privacy.normals import secure_normals, simulated_normals
-from fedfuse.privacy.training_accountant import Steps, spent_by
+from fedfuse.privacy.training_accountant import Steps, epsilon_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,25 +57,29 @@ def private_jobs(
         assert settings.exposure is not None, "a guarantee is for a run of known size"
         steps = protector.steps_of(num_examples, settings.exposure)
         spent = _charge(state.privacy.spent, steps, protector)
+        charged.append(replace(state, privacy=replace(state.privacy, spent=spent)))
         if logger.isEnabledFor(logging.INFO):
-            epsilon = spent_by(spent, protector.delta, "rdp")
+            epsilon = spent_by(charged[-1], protector.delta, "rdp")
             logger.info("client %d, round %d: epsilon %.4g is spent", client.client_id, round, epsilon)
         jobs.append(_job(client, state, steps, protector, round, settings))
-        charged.append(replace(state, privacy=replace(state.privacy, spent=spent)))
     return _equally_wide(jobs), charged
 
 
-def _charge(spent: Tensor, steps: Steps, protector: DpSgd) -> Tensor:
+def spent_by(state: ClientState, delta: float, accountant: str) -> float:
+    """Compute the privacy loss of all that a client has trained so far: its epsilon at this delta."""
+    return epsilon_of(state.privacy.spent, delta, accountant)
+
+
+def _charge(spent: tuple[Steps, ...], steps: Steps, protector: DpSgd) -> tuple[Steps, ...]:
     """Add steps to a ledger."""
     rate, noise_multiplier, number = steps
     if number == 0:
         return spent
-    if protector.epsilon is not None and len(spent) and spent[:, 1].min() < noise_multiplier:
+    if protector.epsilon is not None and any(before < noise_multiplier for _, before, _ in spent):
         raise UnprotectedError("asked to train for more rounds than the noise so far was calibrated to")
-    same = len(spent) > 0 and spent[-1, :2].tolist() == [rate, noise_multiplier]
-    number_before = int(spent[-1, 2]) if same else 0
-    row = torch.tensor([[rate, noise_multiplier, number_before + number]], dtype=torch.float64)
-    return torch.cat([spent[:-1] if same else spent, row])
+    if spent and spent[-1][:2] == (rate, noise_multiplier):
+        return (*spent[:-1], (rate, noise_multiplier, spent[-1][2] + number))
+    return (*spent, steps)
 
 
 def _job(

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 ACCOUNTANTS = ("pld", "rdp")
 ORDERS = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
@@ -59,19 +58,6 @@ def epsilon_of(taken: Iterable[Steps], delta: float, accountant: str) -> float:
     quick = _epsilon_by_rdp(steps, delta)
     # Neither understates it, so the smaller one holds.
     return quick if accountant == "rdp" or quick > LARGEST_DISTRIBUTION else min(quick, _epsilon_by_pld(steps, delta))
-
-
-def spent_by(spent: Tensor, delta: float, accountant: str) -> float:
-    """Compute the privacy loss of what a client has done so far.
-
-    Parameters
-    ----------
-    spent : Tensor
-        float64 ``[k, 3]``, its ledger: see `fedfuse.client.state.PrivacyState`.
-    delta, accountant
-        See `epsilon_of`.
-    """
-    return epsilon_of([(rate, noise, round(number)) for rate, noise, number in spent.tolist()], delta, accountant)
 
 
 @functools.lru_cache(maxsize=4096)
