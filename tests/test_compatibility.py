@@ -404,3 +404,61 @@ def test_a_second_head_learns_from_soft_labels_and_from_class_logits(overrides):
 )
 def test_clients_that_are_taught_nothing_may_have_any_way_to_learn(overrides):
     accepted("strategy=local", *overrides)
+
+
+PRIVATE = "privacy=[{name: dp_sgd, epsilon: 4}]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["learn.rehearse=0.3"],
+            "learn.rehearse=0.3 learns from labels beside fused knowledge, outside of the private steps that dp_sgd "
+            "accounts: set it to 0.",
+        ),
+        (
+            ["absorb.rehearse=closed_form"],
+            "absorb.rehearse=closed_form learns from labels beside fused knowledge, outside of the private steps that "
+            "dp_sgd accounts: set it to 0.",
+        ),
+        (
+            ["objective=class_relation"],
+            "Objective class_relation looks at which classes a client has, which the guarantee of dp_sgd does not "
+            "cover.",
+        ),
+        (
+            ["model=[mlp_small,{name: resnet8, norm: batch}]"],
+            "Model resnet8 has batch normalisation, which mixes samples, so that no step of dp_sgd can bound what one "
+            "of them changes: use a model with group normalisation, or without.",
+        ),
+        (
+            ["strategy=fedproto"],
+            "Strategy fedproto sends prototypes, which the guarantee of dp_sgd does not cover: that is for head, "
+            "relations, soft_labels, weights.",
+        ),
+    ],
+)
+def test_private_training_refuses_what_learns_from_private_data_beside_its_steps(overrides, said):
+    assert refusal(PRIVATE, *overrides) == said
+
+
+def test_private_training_refuses_knowledge_that_is_learnt_beside_private_data():
+    class Returning(KnFu):
+        returns = frozenset({"soft_labels", "prototypes"})
+
+    assert refusal(PRIVATE, strategy=Returning()) == (
+        "Strategy knfu returns prototypes, to be learnt from beside private data; the private steps of dp_sgd learn "
+        "from labels alone."
+    )
+
+
+def test_private_training_is_accounted_before_the_run():
+    assert refusal("privacy=[{name: dp_sgd, noise_multiplier: 1}]").startswith(
+        "privacy: dp_sgd with noise_multiplier=1 has a privacy loss that depends on how many training examples"
+    )
+    with pytest.raises(ConfigurationError, match=r"^privacy: dp_sgd has delta=0.1; it must be at most 0.00"):
+        assemble(compose([*BASE, "privacy=[{name: dp_sgd, epsilon: 4, delta: 0.1}]"]))
+    for allowed in (PRIVATE, "privacy=[{name: dp_sgd, noise_multiplier: 1}]"):
+        (protector,) = assemble(compose([*BASE, allowed])).settings.protectors
+        assert protector.role == "training"

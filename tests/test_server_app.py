@@ -423,6 +423,15 @@ def test_a_run_is_continued_only_with_what_does_not_change_its_results(name, tmp
     )
 
 
+def test_a_run_is_continued_up_to_no_more_rounds_than_noise_was_calibrated_to(tmp_path):
+    overrides = f"{BASE} 'privacy=[{{name: dp_sgd, epsilon: 4}}]'"
+    (tmp_path / "config.yaml").write_text(to_yaml(configuration_of({"overrides": overrides})))
+    for num_rounds in (2, 3):
+        check_continues(tmp_path, configuration_of({"overrides": f"{overrides} num_rounds={num_rounds}"}))
+    with pytest.raises(ConfigurationError, match=r"^num_rounds=4, but the noise of dp_sgd was calibrated to 3 rounds"):
+        check_continues(tmp_path, configuration_of({"overrides": f"{overrides} num_rounds=4"}))
+
+
 def test_a_run_is_continued_up_to_no_round_that_is_past(tmp_path):
     recorded(tmp_path, rounds=2)
     for num_rounds in (2, 3):

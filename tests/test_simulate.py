@@ -346,6 +346,32 @@ def test_resume_refuses_fewer_rounds_than_are_done(tmp_path):
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
+PRIVATE = ("strategy=knfu", "local_baseline=false", "secure_rng=false", "num_clients=2")
+
+
+def test_private_training_tracks_what_is_spent_and_goes_on_where_it_was_stopped(tmp_path):
+    overrides = (*PRIVATE, "privacy=[{name: dp_sgd, noise_multiplier: 2, accountant: rdp}]")
+    directory = simulate(configuration_of(*overrides, "num_rounds=1"), tmp_path / "run")
+    resume(directory, num_rounds=3)
+    spent = [line["epsilon"]["record"] for line in results.read_metrics(directory)]
+    assert 0 < spent[0] < spent[1] < spent[2]
+    (guarantee,) = json.loads((directory / "guarantees.json").read_text())["protectors"]
+    assert guarantee["epsilon"] == spent[2]
+    whole = simulate(configuration_of(*overrides, "num_rounds=3"), tmp_path / "whole")
+    last, expected = (results.read_metrics(one)[-1] for one in (directory, whole))
+    assert (last["personal_mean"], last["epsilon"]) == (expected["personal_mean"], expected["epsilon"])
+
+
+def test_resume_refuses_more_rounds_than_noise_was_calibrated_to(tmp_path):
+    private = "privacy=[{name: dp_sgd, epsilon: 4, accountant: rdp}]"
+    directory = simulate(configuration_of(*PRIVATE, private, "num_rounds=1"), tmp_path / "run")
+    assert [line["epsilon"] for line in results.read_metrics(directory)] == [{"record": 4.0}]
+    before = (directory / "config.yaml").read_text()
+    with pytest.raises(ConfigurationError, match=r"^num_rounds=2, but the noise of dp_sgd was calibrated to 1 rounds"):
+        resume(directory, num_rounds=2)
+    assert (directory / "config.yaml").read_text() == before
+
+
 def test_resume_of_a_stopped_run_to_fewer_rounds_than_it_had_before_it(tmp_path, monkeypatch):
     overrides = (*STRATEGIES["knfu"], "local_baseline=false")
     with monkeypatch.context() as patch:

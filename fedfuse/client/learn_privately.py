@@ -62,7 +62,7 @@ def private_jobs(
             epsilon = spent_by(charged[-1], protector.delta, "rdp")
             logger.info("client %d, round %d: epsilon %.4g is spent", client.client_id, round, epsilon)
         jobs.append(_job(client, state, steps, protector, round, settings))
-    return _equally_wide(jobs), charged
+    return equally_wide(jobs), charged
 
 
 def spent_by(state: ClientState, delta: float, accountant: str) -> float:
@@ -107,7 +107,7 @@ def _job(
     )
 
 
-def _equally_wide(jobs: Sequence[FitJob]) -> list[FitJob]:
+def equally_wide(jobs: Sequence[FitJob]) -> list[FitJob]:
     """Pad the batches of all jobs to the widest, so that they can be taken together."""
     widest = max(job.streams["private"].plan.shape[1] for job in jobs)
     padded = []

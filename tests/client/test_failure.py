@@ -2,6 +2,7 @@ import pytest
 
 from fedfuse.client.failure import failure_of
 from fedfuse.client.learn import DivergedError
+from fedfuse.client.learn_privately import DeltaTooLargeError
 from fedfuse.client.phases import MissingStateError
 from fedfuse.knowledge import InvalidKnowledgeError
 
@@ -12,6 +13,7 @@ SECRET = "/home/ada/labels.csv: row 17 holds 0.25"
     ("kind", "code"),
     [
         (DivergedError, "diverged"),
+        (DeltaTooLargeError, "delta-too-large"),
         (InvalidKnowledgeError, "refused"),
         (MissingStateError, "no-state"),
         (ValueError, "failed"),

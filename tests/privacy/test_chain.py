@@ -6,7 +6,7 @@ from protection import EXPOSURE
 
 from fedfuse.configuration import Component
 from fedfuse.errors import ConfigurationError
-from fedfuse.privacy.chain import check_chain, guarantees_of, promises, record_of, with_radii
+from fedfuse.privacy.chain import check_chain, check_not_prolonged, guarantees_of, promises, record_of, with_radii
 from fedfuse.privacy.exposure import SIMPLEX_DIAMETER
 from fedfuse.privacy.guarantee import Guarantee
 
@@ -110,3 +110,16 @@ def test_the_record_says_all_that_a_chain_does_in_its_order():
     assert record_of((gaussian, clip), True) != record_of((clip, gaussian), True)
     assert record_of((clip,), False) == "clip(radius=0.5); draws: seed"
     assert record_of((), True) == ""
+
+
+def test_more_rounds_than_noise_was_calibrated_to_are_refused():
+    calibrated, fixed = (Component("dp_sgd", "a.DpSgd", {"epsilon": epsilon}) for epsilon in (4.0, None))
+    check_not_prolonged((fixed, Component("noise", "a.Noise", {})), 3, 5)
+    for now in (2, 3):
+        check_not_prolonged((calibrated,), 3, now)
+    with pytest.raises(ConfigurationError) as refused:
+        check_not_prolonged((fixed, calibrated), 3, 4)
+    assert str(refused.value) == (
+        "num_rounds=4, but the noise of dp_sgd was calibrated to 3 rounds: more of them would exceed its epsilon. "
+        "Start a new run."
+    )
