@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedfuse.audit.audit import Audit
 from fedfuse.client.client import Client, ClientSettings, Predictors
 from fedfuse.components import build
 from fedfuse.composition import compose
@@ -322,6 +323,11 @@ def make_round_settings(configuration: Configuration) -> RoundSettings:
 def make_trackers(configuration: Configuration) -> list[Tracker]:
     """Build those that are told how the run goes."""
     return [build(component, "tracking") for component in configuration.tracking]
+
+
+def make_audits(configuration: Configuration) -> dict[str, Audit]:
+    """Build the attacks on the run, by name."""
+    return {component.name: build(component, "audit") for component in configuration.audit}
 
 
 def make_strategy(component: Component) -> FusionStrategy:

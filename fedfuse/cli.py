@@ -8,13 +8,14 @@ from types import ModuleType
 from typing import NoReturn
 
 from fedfuse import __version__
-from fedfuse.commands import certs, client, compare, data, export, list, report, run, server
+from fedfuse.commands import audit, certs, client, compare, data, export, list, report, run, server
 from fedfuse.errors import ConfigurationError, FedfuseError, unknown_name
 
 INTERRUPTED = 130
 COMMANDS: dict[str, ModuleType] = {
     "run": run,
     "compare": compare,
+    "audit": audit,
     "report": report,
     "list": list,
     "data": data,

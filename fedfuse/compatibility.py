@@ -1,7 +1,9 @@
 """Which parts of a run do not fit together; found before anything starts."""
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
+from fedfuse.audit.audit import Audit
 from fedfuse.carriers.carrier import CARRIERS, ONLY_RETURNED, ONLY_SENT, TAUGHT
 from fedfuse.client.client import ClientSettings
 from fedfuse.client.learn import LEARNT_FROM
@@ -187,6 +189,33 @@ def _check_private_training(
             f"Model {', '.join(mixing)} has batch normalisation, which mixes samples, so that no step of {name} can "
             "bound what one of them changes: use a model with group normalisation, or without."
         )
+
+
+def check_audits(configuration: Configuration, strategy: FusionStrategy, audits: Mapping[str, Audit]) -> None:
+    """Refuse attacks that cannot see the clients, or that have nothing to attack.
+
+    Raises
+    ------
+    ConfigurationError
+        At the first one.
+    """
+    names = ",".join(one.name for one in configuration.audit)
+    if audits and configuration.engine.name != "local":
+        raise ConfigurationError(
+            f"audit=[{names}] looks into clients in this process; engine={configuration.engine.name} has them "
+            "elsewhere: use engine=local."
+        )
+    if len(audits) < len(configuration.audit):
+        raise ConfigurationError(f"audit=[{names}] names an audit twice.")
+    for name, audit in audits.items():
+        missing = sorted(audit.needs - strategy.sends)
+        if missing:
+            fitting = ",".join(other for other, own in audits.items() if own.needs <= strategy.sends)
+            hint = f" Those that fit: audit=[{fitting}]." if fitting else ""
+            raise ConfigurationError(
+                f"Audit {name} attacks {', '.join(missing)}; strategy {configuration.strategy.name} sends "
+                f"{', '.join(sorted(strategy.sends)) or 'nothing'}.{hint}"
+            )
 
 
 def _check_is_learnt(

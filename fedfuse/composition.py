@@ -2,8 +2,8 @@
 
 Hydra reads the overrides and composes the groups of which one part is chosen (``strategy=knfu``). Values are
 set here, so that a wrong key is answered with the nearest valid one. So are the parts that come in lists (``model``,
-``privacy``, ``corruption``, ``tracking``), in roles (``predictor``) or with values of their own (``encoding``): Hydra
-would merge a list of choices into one.
+``privacy``, ``corruption``, ``tracking``, ``audit``), in roles (``predictor``) or with values of their own
+(``encoding``): Hydra would merge a list of choices into one.
 """
 
 import itertools
@@ -233,7 +233,7 @@ def _name_parts(values: dict[str, Any], chosen: Mapping[str, str], folders: Sequ
         named["encoding"] = _part("encoding", values["encoding"], folders)
     if isinstance(values.get("engine"), dict):
         named["engine"] = {"name": chosen.get("engine", "local")} | values["engine"]
-    for group in ("model", "privacy", "corruption", "tracking"):
+    for group in ("model", "privacy", "corruption", "tracking", "audit"):
         items = values.get(group)
         if group == "model" and isinstance(items, dict) and "name" not in items:
             items = _models_of_clients(items, values.get("num_clients"))

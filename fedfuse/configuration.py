@@ -232,6 +232,7 @@ class Configuration:
     tracking: tuple[Component, ...] = ()
     corruption: tuple[Component, ...] = ()
     secure_rng: bool = True
+    audit: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
         _whole_number("seed", self.seed, 0)

@@ -150,6 +150,11 @@ def prepare(configuration: Configuration) -> ServerParts:
     ConfigurationError
         If they do not, or the transfer set cannot be used.
     """
+    if configuration.audit:
+        names = ",".join(audit.name for audit in configuration.audit)
+        raise ConfigurationError(
+            f"audit=[{names}] looks into clients in one process: use fedfuse audit or fedfuse run."
+        )
     strategy = make_strategy(configuration.strategy)
     shared = load_shared(configuration)
     architectures = make_architectures(configuration, shared)

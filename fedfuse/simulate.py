@@ -17,16 +17,20 @@ from fedfuse import catalogue, results
 from fedfuse.assembly import (
     load_federation,
     make_architectures,
+    make_audits,
     make_client_settings,
     make_clients,
     make_server,
     make_strategy,
     make_trackers,
 )
+from fedfuse.audit.audit import Evidence, Finding, PlantedAudit, names_of, plant
+from fedfuse.audit.evidence import Witness
+from fedfuse.audit.record import read_findings, write_findings
 from fedfuse.checkpoint import FOLDER, check_version, open_client_states
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client_app import make_app, simulated_node
-from fedfuse.compatibility import check_compatible
+from fedfuse.compatibility import check_audits, check_compatible
 from fedfuse.conclusion import conclude
 from fedfuse.configuration import Component, Configuration, from_yaml, to_yaml
 from fedfuse.data.federation import Federation
@@ -37,6 +41,7 @@ from fedfuse.errors import ConfigurationError
 from fedfuse.models.architecture import size_in_words
 from fedfuse.privacy.chain import check_not_prolonged
 from fedfuse.privacy.promise import Promise
+from fedfuse.report.audit_table import print_findings
 from fedfuse.report.display import Display, make_display
 from fedfuse.report.table import print_summary
 from fedfuse.server import Server
@@ -60,6 +65,7 @@ class Simulation:
     server: Server
     strategy: FusionStrategy
     trackers: list[Tracker]
+    audits: tuple[PlantedAudit, ...] = ()
 
     @property
     def promise(self) -> Promise:
@@ -117,6 +123,10 @@ def resume(directory: Path, num_rounds: int | None = None) -> Path:
         raise ConfigurationError(f"resume={directory}: no config.yaml there, so this is no run's directory.")
     check_version(directory)
     configuration = from_yaml(path.read_text())
+    if configuration.audit:
+        raise ConfigurationError(
+            f"resume={directory}: a run with audits goes in one piece, they need every round of it."
+        )
     if num_rounds is not None:
         done = len(results.read_metrics(directory))
         if num_rounds < done:
@@ -136,7 +146,9 @@ def assemble(configuration: Configuration) -> Simulation:
         check_installed()
     choose_device(configuration.engine.device)  # says at once if there is none
     strategy = make_strategy(configuration.strategy)
-    federation = load_federation(configuration)
+    audits = make_audits(configuration)
+    check_audits(configuration, strategy, audits)
+    federation, planted = plant(audits, load_federation(configuration), configuration.seed)
     architectures = make_architectures(configuration, federation.shared)
     num_examples = tuple(len(client.train) for client in federation.clients)
     settings = make_client_settings(configuration, federation.shared, num_examples)
@@ -149,6 +161,7 @@ def assemble(configuration: Configuration) -> Simulation:
         server=make_server(configuration, federation.shared, architectures, federation.server_labels),
         strategy=strategy,
         trackers=make_trackers(configuration),
+        audits=tuple(planted),
     )
 
 
@@ -174,6 +187,9 @@ def _run(simulation: Simulation, directory: Path) -> None:
         console.print(f"Stopped. Once mended, continue with: fedfuse run resume={directory}", soft_wrap=True)
         raise
     print_summary(console, summary, directory)
+    findings = read_findings(directory)
+    if findings is not None:
+        print_findings(console, findings)
 
 
 @dataclass(frozen=True)
@@ -182,6 +198,7 @@ class _Reached:
 
     grid: Grid
     commit_clients: Callable[[], None] | None = None
+    witness: Witness | None = None
 
 
 def _run_on_engine(simulation: Simulation, directory: Path, display: Display, trackers: Trackers) -> None:
@@ -192,7 +209,8 @@ def _run_on_engine(simulation: Simulation, directory: Path, display: Display, tr
     def reach_locally(stage: Simulation, directory: Path) -> Iterator[_Reached]:
         with closing(open_client_states(directory)) as states:
             grid = LocalGrid(stage.clients, stage.settings, configuration.engine.runner, display.verb, device, states)
-            yield _Reached(grid, states.commit)
+            witness = Witness(grid, stage.clients, stage.settings) if stage.audits else None
+            yield _Reached(witness or grid, states.commit, witness)
 
     def run_stages(grid: Grid) -> None:
         torch.set_num_threads(configuration.engine.threads)  # it holds for this thread only
@@ -243,10 +261,33 @@ def _run_stages(
                     commit_clients=reached.commit_clients,
                 )
             )
+            if reached.witness is not None:
+                _audit(stage, reached.witness, directory, display)
 
     run(simulation, configuration.strategy.name, "federated", directory)
     if configuration.local_baseline and configuration.strategy.name != LOCAL:
         run(_local_only(simulation), "local-only", results.LOCAL_ONLY, directory / results.LOCAL_ONLY)
+
+
+def _audit(simulation: Simulation, witness: Witness, directory: Path, display: Display) -> None:
+    """Attack the run that is over, and write what was found."""
+    configuration = simulation.configuration
+    findings: list[Finding] = []
+    for one in simulation.audits:
+        display.note(f"Audit {one.name} attacks the run.")
+        evidence = Evidence(
+            federation=simulation.federation,
+            clients=simulation.clients,
+            settings=simulation.settings,
+            shared=witness.shared,
+            fused=witness.fused,
+            states=witness.states,
+            runner=configuration.engine.runner,
+            planted=one.planted,
+            seed=configuration.seed,
+        )
+        findings += one.audit.measure(evidence)
+    write_findings(directory, findings)
 
 
 def introduction(simulation: Simulation) -> list[str]:
@@ -276,6 +317,11 @@ def introduction(simulation: Simulation) -> list[str]:
         )
     if strategy.sends and not stated:
         lines.append("No protector: what is sent is not noised, and nothing is guaranteed.")
+    if simulation.audits:
+        lines.append(
+            f"Audits: {names_of(simulation.audits)}. What they planted is trained on and answered, so that accuracies "
+            "are not those of a run without them."
+        )
     if strategy.caution:
         lines.append(strategy.caution)
     return lines
@@ -284,8 +330,9 @@ def introduction(simulation: Simulation) -> list[str]:
 def _local_only(simulation: Simulation) -> Simulation:
     values = catalogue.read("strategy", LOCAL, catalogue.folders())
     strategy = make_strategy(Component(LOCAL, values.pop("_target_"), values))
-    # Nothing is sent, so there is nothing to protect.
-    return replace(simulation, strategy=strategy, settings=replace(simulation.settings, protectors=(), protection=""))
+    # Nothing is sent, so there is nothing to protect or to attack.
+    alone = replace(simulation.settings, protectors=(), protection="")
+    return replace(simulation, strategy=strategy, settings=alone, audits=())
 
 
 def _list(names: AbstractSet[str]) -> str:

@@ -20,6 +20,7 @@ TABLES = {
     "models": {"model": "model=[NAME,...]"},
     "carriers": {CARRIER: "a strategy names them in `sends` and `returns`"},
     "protectors": {"privacy": "privacy=[NAME,...]"},
+    "audits": {"audit": "audit=[NAME,...]"},
     "encodings": {"encoding": "encoding=NAME"},
     "predictors": {
         "predictor": "predictor=NAME",

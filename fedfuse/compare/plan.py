@@ -105,7 +105,8 @@ def make_plan(words: Sequence[str], config_dir: Path | None = None) -> Plan:
         If one of the combinations cannot be composed, or if two are the same run.
     """
     combinations = _combinations(words)
-    # What is trained alone has no strategy to vary and sends nothing to protect: those overrides are not for it.
+    # What is trained alone has no strategy to vary and sends nothing to protect or to attack: those overrides are not
+    # for it.
     baselines = dict.fromkeys(map(_baseline, combinations))
     others = [one for one in combinations if one.strategy != LOCAL]
     composed = [(one, _compose(one, config_dir)) for one in (*baselines, *others)]
@@ -208,7 +209,7 @@ def _baseline(one: _Combination) -> _Combination:
 
 def _is_of_method(override: str) -> bool:
     """Say whether it belongs to what is compared, rather than to the setting in which all are compared."""
-    return re.split(r"[./\[]", key_of(override))[0] in ("strategy", "privacy", "encoding")
+    return re.split(r"[./\[]", key_of(override))[0] in ("strategy", "privacy", "encoding", "audit")
 
 
 def _compose(one: _Combination, config_dir: Path | None) -> Configuration:

@@ -8,6 +8,7 @@ from typing import Any
 from fedfuse.configuration import Component, Configuration, to_yaml
 from fedfuse.report import page
 from fedfuse.report.accuracy import accuracy_by_round
+from fedfuse.report.audits import findings_table
 from fedfuse.report.clients import client_table, label_counts
 from fedfuse.report.exchange import bytes_and_seconds, left_out, listening, seconds_by_verb
 from fedfuse.report.numbers import count, signed_points, statistic_of
@@ -49,6 +50,7 @@ def write_report(directory: Path) -> Path:
         Section("What was exchanged", bytes_and_seconds(run)),
         Section("Clients left out", left_out(run)),
         Section("Privacy", _privacy(run)),
+        Section("What attacks found", findings_table(run)),
         Section("Configuration", page.details("Every value of config.yaml", page.code(to_yaml(run.configuration)))),
         Section("How to repeat this run", _repeat(run, directory)),
     ]

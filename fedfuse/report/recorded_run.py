@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfuse.audit.audit import Finding
+from fedfuse.audit.record import AUDITS_FILE, read_findings
 from fedfuse.configuration import Configuration, from_yaml
 from fedfuse.errors import ConfigurationError, FedfuseError
 from fedfuse.results import (
@@ -57,6 +59,8 @@ class RecordedRun:
         What ``guarantees.json`` says.
     software : dict
         The versions that ``software.json`` names; may be empty.
+    findings : list of Finding or None
+        What ``audits.json`` says that attacks found.
     """
 
     configuration: Configuration
@@ -71,6 +75,7 @@ class RecordedRun:
     relevance: tuple[int, NDArray[Any], NDArray[np.int64]] | None
     guarantees: dict[str, Any] | None
     software: dict[str, str]
+    findings: list[Finding] | None
 
 
 def is_run(directory: Path) -> bool:
@@ -117,6 +122,7 @@ def read_run(directory: Path) -> RecordedRun:
         relevance=_read(directory / RELEVANCE_FILE, lambda: read_latest_relevance(directory)),
         guarantees=_read(directory / GUARANTEES_FILE, lambda: _json(directory / GUARANTEES_FILE)),
         software=_read(directory / SOFTWARE_FILE, lambda: _json(directory / SOFTWARE_FILE) or {}),
+        findings=_read(directory / AUDITS_FILE, lambda: read_findings(directory)),
     )
 
 

@@ -1,0 +1,1 @@
+"""Attacks on the run that has just been made: how much leaked."""
