@@ -34,7 +34,7 @@ from fedfuse.compatibility import check_audits, check_compatible
 from fedfuse.conclusion import conclude
 from fedfuse.configuration import Component, Configuration, from_yaml, to_yaml
 from fedfuse.data.federation import Federation
-from fedfuse.device import choose_device
+from fedfuse.device import choose_device, computing_on
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.engine.ray import check_installed, run_on_ray
 from fedfuse.errors import ConfigurationError
@@ -181,10 +181,12 @@ def _run(simulation: Simulation, directory: Path) -> None:
                 facts, class_names = facts_of(simulation), simulation.federation.shared.class_names
                 summary = conclude(directory, configuration, facts, class_names, trackers)
     except KeyboardInterrupt:
-        console.print(f"Interrupted. To continue: fedfuse run resume={directory}", soft_wrap=True)
+        if not simulation.audits:
+            console.print(f"Interrupted. To continue: fedfuse run resume={directory}", soft_wrap=True)
         raise
     except Exception:
-        console.print(f"Stopped. Once mended, continue with: fedfuse run resume={directory}", soft_wrap=True)
+        if not simulation.audits:
+            console.print(f"Stopped. Once mended, continue with: fedfuse run resume={directory}", soft_wrap=True)
         raise
     print_summary(console, summary, directory)
     findings = read_findings(directory)
@@ -286,7 +288,8 @@ def _audit(simulation: Simulation, witness: Witness, directory: Path, display: D
             planted=one.planted,
             seed=configuration.seed,
         )
-        findings += one.audit.measure(evidence)
+        with computing_on(choose_device(configuration.engine.device, configuration.engine.tf32)):
+            findings += one.audit.measure(evidence)
     write_findings(directory, findings)
 
 

@@ -4,8 +4,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedfuse.assembly import load_federation, make_architectures, make_client_settings, make_strategy
-from fedfuse.compatibility import check_compatible
+from fedfuse.assembly import (
+    load_federation,
+    make_architectures,
+    make_audits,
+    make_client_settings,
+    make_strategy,
+)
+from fedfuse.audit.canary import Canary
+from fedfuse.compatibility import check_audits, check_compatible
 from fedfuse.composition import compose
 from fedfuse.errors import ConfigurationError
 from fedfuse.simulate import assemble
@@ -462,3 +469,37 @@ def test_private_training_is_accounted_before_the_run():
     for allowed in (PRIVATE, "privacy=[{name: dp_sgd, noise_multiplier: 1}]"):
         (protector,) = assemble(compose([*BASE, allowed])).settings.protectors
         assert protector.role == "training"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["audit=[canary]", "engine=ray"],
+            "audit=[canary] looks into clients in this process; engine=ray has them elsewhere: use engine=local.",
+        ),
+        (["audit=[canary,canary]"], "audit=[canary,canary] names an audit twice."),
+    ],
+)
+def test_attacks_that_cannot_be_made_are_refused(overrides, message):
+    configuration = compose([*BASE, *overrides])
+    with pytest.raises(ConfigurationError) as refused:
+        check_audits(configuration, KnFu(), make_audits(configuration))
+    assert str(refused.value) == message
+
+
+class OnSoftLabels(Canary):
+    needs = frozenset({"soft_labels"})
+
+
+def test_an_attack_on_what_is_not_sent_is_refused_with_those_that_fit():
+    configuration = compose([*BASE, "strategy=fedproto", "audit=[canary]"])
+    strategy = make_strategy(configuration.strategy)
+    with pytest.raises(ConfigurationError) as refused:
+        check_audits(configuration, strategy, {"theirs": OnSoftLabels(), "canary": Canary()})
+    assert str(refused.value) == (
+        "Audit theirs attacks soft_labels; strategy fedproto sends prototypes. Those that fit: audit=[canary]."
+    )
+    with pytest.raises(ConfigurationError, match=r"strategy fedproto sends prototypes\.$"):
+        check_audits(configuration, strategy, {"theirs": OnSoftLabels()})
+    check_audits(configuration, KnFu(), {"theirs": OnSoftLabels(), "canary": Canary()})

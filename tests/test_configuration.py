@@ -53,7 +53,9 @@ def plain():
     """Return the values of a configuration as they stand in its file."""
     values = dataclasses.asdict(configuration())
     values["transfer"]["lesson"] = list(values["transfer"]["lesson"])
-    return values | {name: list(values[name]) for name in ("model", "privacy", "share_facts", "tracking", "corruption")}
+    return values | {
+        name: list(values[name]) for name in ("model", "privacy", "share_facts", "tracking", "corruption", "audit")
+    }
 
 
 def test_defaults_of_the_inner_settings():
@@ -66,7 +68,7 @@ def test_defaults_of_the_inner_settings():
     assert SplitSettings() == SplitSettings(samples=None, path=None)
     assert TransferSettings(policy=PART) == TransferSettings(size=300, path=None, seed=None, data=None, policy=PART)
     assert TransferSettings(policy=PART).source.target == "fedfuse.data.transfer_sets.held_out"
-    assert configuration().tracking == configuration().corruption == ()
+    assert configuration().tracking == configuration().corruption == configuration().audit == ()
 
 
 def test_settings_are_frozen():
@@ -82,6 +84,7 @@ def test_file_gives_back_an_equal_configuration():
         privacy=(PART,),
         tracking=(PART, PART),
         corruption=(PART,),
+        audit=(PART,),
         transfer=TransferSettings(path="a transfer set: é.npz", seed=3, data=PART, source=PART, policy=PART),
         split=SplitSettings(global_test="official", path="a split.json"),
         engine=EngineSettings(name="ray", runner="sequential", workers=3),
@@ -102,7 +105,7 @@ def test_plain_values_make_the_configuration():
 
 def test_files_from_before_there_were_trackers_engines_transfer_files_and_other_sources_can_still_be_read():
     values = plain()
-    del values["tracking"], values["corruption"]
+    del values["tracking"], values["corruption"], values["audit"]
     for name in ("path", "seed", "data", "source"):
         del values["transfer"][name]
     for name in ("samples", "path"):

@@ -608,3 +608,8 @@ def test_a_run_whose_clients_keep_their_own_state_is_not_continued_with_fresh_on
     (directory / FOLDER / CLIENTS).unlink()
     with pytest.raises(ConfigurationError, match="was not made by this kind of engine"):
         resume(directory, num_rounds=4)
+
+
+def test_attacks_are_refused_where_clients_are_elsewhere():
+    with pytest.raises(ConfigurationError, match=r"audit=\[canary\] looks into clients in one process"):
+        server_app.prepare(compose(["audit=[canary]"]))

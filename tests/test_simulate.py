@@ -17,6 +17,7 @@ from states import states_in
 
 from fedfuse import cli, composition, results
 from fedfuse.assembly import load_federation
+from fedfuse.audit.record import read_findings
 from fedfuse.checkpoint import CLIENTS, FOLDER, SERVER
 from fedfuse.client.state import ABSORBED, SHARED, Generation
 from fedfuse.configuration import from_yaml
@@ -898,3 +899,58 @@ def test_more_rounds_than_before_cost_more_and_the_guarantee_says_so(tmp_path):
     resume(directory, 2)
     assert epsilon(directory) > before
     assert results.read_metrics(directory)[-1]["epsilon"]["client"] == epsilon(directory)
+
+
+# Attacks
+
+
+def test_a_run_with_an_attack_says_what_leaked_and_is_otherwise_a_run_with_planted_data(tmp_path, capsys):
+    words = ["strategy=fedmd", "num_rounds=2", "audit=[{name: canary, canaries: 20, counts: [1], control_epochs: 2}]"]
+    configuration = configuration_of(*words)
+    assert introduction(assemble(configuration))[-1] == (
+        "Audits: canary. What they planted is trained on and answered, so that accuracies are not those of a run "
+        "without them."
+    )
+    directory = simulate(configuration, tmp_path / "run")
+    findings = read_findings(directory)
+    assert [one.subject for one in findings] == [
+        "owner's model",
+        "another client's student",
+        "soft labels sent",
+        "server model",
+    ]
+    assert {one.audit for one in findings} == {"canary"}
+    printed = capsys.readouterr().out
+    assert "80 transfer samples" in printed.replace("3 clients, ", "")
+    assert "Audit canary attacks the run." in printed
+    assert printed.index("Files:") < printed.index("What attacks found")
+    counts = [client["num_examples"] for client in read_summary(directory)["clients"]]
+    without = [len(client.train) for client in federation_of(configuration).clients]
+    assert sorted(now - before for now, before in zip(counts, without, strict=True)) == [0, 0, 20]
+    with pytest.raises(ConfigurationError, match="a run with audits goes in one piece"):
+        resume(directory, num_rounds=3)
+
+
+def test_attacks_see_what_the_server_saw_and_not_the_baseline(tmp_path, monkeypatch):
+    seen = []
+
+    def measure(self, evidence):
+        seen.append(evidence)
+        return ()
+
+    monkeypatch.setattr("fedfuse.audit.canary.Canary.measure", measure)
+    words = ["strategy=knfu", "privacy=[noise]", "num_rounds=2", "audit=[canary]"]
+    directory = simulate(configuration_of(*words), tmp_path / "run")
+    assert len(seen) == 1
+    evidence = seen[0]
+    assert read_findings(directory) == []
+    assert {client: len(rounds) for client, rounds in evidence.shared.items()} == {0: 2, 1: 2, 2: 2}
+    assert {client: len(rounds) for client, rounds in evidence.fused.items()} == {0: 2, 1: 2, 2: 2}
+    assert evidence.seed == 0
+    assert len(evidence.settings.protectors) == 1
+    kept = tensors_of(directory / FOLDER / CLIENTS)
+    for client, state in evidence.states.items():
+        newest = max(int(key.split("/")[3]) for key in kept if key.startswith(f"/clients/{client}/"))
+        name = next(iter(state.parameters))
+        assert kept[f"/clients/{client}/{newest}/2/parameters/{name}"] == state.parameters[name].tolist()
+    assert (directory / results.LOCAL_ONLY / results.METRICS_FILE).exists()

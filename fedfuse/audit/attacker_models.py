@@ -10,6 +10,7 @@ from fedfuse.client.fit import FitJob, Stream, Term, batch_plan
 from fedfuse.client.predict import predict
 from fedfuse.configuration import TrainingSettings
 from fedfuse.data.samples import Samples
+from fedfuse.device import current_device
 from fedfuse.engine.runner import choose_runner
 from fedfuse.knowledge import Tensors
 from fedfuse.models.architecture import Architecture
@@ -98,5 +99,5 @@ def _train(
         terms=(Term("own", objective),),
         optimizer=training.optimizer,
     )
-    (result,) = choose_runner(runner, architecture)([job])
+    (result,) = choose_runner(runner, architecture, current_device().is_cuda)([job])
     return result.parameters

@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from fedfuse.client.client import Client, ClientSettings
@@ -155,3 +156,26 @@ def plant(audits: Mapping[str, Audit], federation: Federation, seed: int) -> tup
 def names_of(audits: Sequence[PlantedAudit]) -> str:
     """List audits for a reader."""
     return ", ".join(one.name for one in audits)
+
+
+def probe_flags(audits: Sequence[PlantedAudit], num_transfer: int) -> Tensor:
+    """Say which transfer samples are probes: what a user would flag who knows which samples are private.
+
+    Parameters
+    ----------
+    audits : Sequence[PlantedAudit]
+        Of their notes, those count that have ``probes``: int64 ``[n]``, rows of the transfer set.
+    num_transfer : int
+        M, the size of the transfer set after planting.
+
+    Returns
+    -------
+    Tensor
+        bool ``[M]``.
+    """
+    flags = torch.zeros(num_transfer, dtype=torch.bool)
+    for one in audits:
+        probes = getattr(one.planted, "probes", None)
+        if probes is not None:
+            flags[probes] = True
+    return flags

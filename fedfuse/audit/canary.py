@@ -17,6 +17,7 @@ from fedfuse.client.client import Client
 from fedfuse.configuration import TrainingSettings
 from fedfuse.data.federation import Federation
 from fedfuse.data.samples import BRIGHTEST
+from fedfuse.errors import ConfigurationError
 from fedfuse.knowledge import Tensors
 from fedfuse.models.architecture import Architecture
 from fedfuse.randomness import numpy_generator
@@ -75,7 +76,7 @@ class Canary:
     fresh model of the first architecture that learns from the fused soft labels of the last round, or the common
     weights where weights are shared. The floor is the exposure of decoys. The control is an unprotected client of the
     owner's architecture that has learnt the owner's data by heart, its soft labels, and for students and the server
-    model, a student that learns from these soft labels alone, on the probes too.
+    model, a student that learns these soft labels alone by heart, those of the probes too.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ class Canary:
     owner : int, optional
         The client that trains on the canaries; by default the one with most training samples.
     control_epochs : int
-        How often the control sees each of its samples.
+        How often each control sees each of its samples.
 
     Raises
     ------
@@ -103,31 +104,34 @@ class Canary:
     candidates: int = 1000
     probed: bool = True
     owner: int | None = None
-    control_epochs: int = 100
+    control_epochs: int = 150
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.canaries < FEWEST_CANARIES:
-            raise ValueError(f"canaries={self.canaries} must be at least {FEWEST_CANARIES}")
-        if not self.counts or min(self.counts) < 1:
-            raise ValueError(f"counts={list(self.counts)} must be numbers of at least 1")
-        if self.candidates < FEWEST_CANDIDATES:
-            raise ValueError(f"candidates={self.candidates} must be at least {FEWEST_CANDIDATES}")
-        if self.control_epochs < 1:
-            raise ValueError(f"control_epochs={self.control_epochs} must be at least 1")
+        _whole_number("canaries", self.canaries, FEWEST_CANARIES)
+        _whole_number("candidates", self.candidates, FEWEST_CANDIDATES)
+        _whole_number("control_epochs", self.control_epochs, 1)
+        if self.owner is not None:
+            _whole_number("owner", self.owner, 0)
+        if not self.counts:
+            raise ValueError("counts must name at least one number")
+        for count in self.counts:
+            _whole_number("counts", count, 1)
 
     def plant(self, federation: Federation, seed: int) -> tuple[Federation, PlantedCanaries]:
         """Insert the canaries into the owner's training data, and append the probes to the transfer set.
 
         Raises
         ------
-        ValueError
+        ConfigurationError
             If there is no such owner.
         """
         clients, number, num_classes = federation.clients, self.canaries, federation.shared.num_classes
         owner = max(range(len(clients)), key=lambda one: len(clients[one].train)) if self.owner is None else self.owner
-        if not 0 <= owner < len(clients):
-            raise ValueError(f"owner={owner} must be one of the {len(clients)} clients, from 0")
+        if owner >= len(clients):
+            raise ConfigurationError(
+                f"Audit canary: owner={owner} must be one of the {len(clients)} clients, 0 to {len(clients) - 1}."
+            )
         generator = numpy_generator(seed, "audit canary")
         unseen = max(number, math.ceil(self.candidates / num_classes))
         low, high = federation.shared.transfer.inputs.amin(0), federation.shared.transfer.inputs.amax(0)
@@ -161,7 +165,8 @@ class Canary:
                 probes = planted.patterns[: 2 * self.canaries]
                 inputs = with_probes(evidence.federation, probes)[0].shared.transfer.inputs
             taught = probabilities(owner.architecture, control, inputs)
-            student = distilled(first, inputs, taught, _budget(evidence), settings, runner, "audit control student")
+            training = replace(settings.absorb, epochs=self.control_epochs)
+            student = distilled(first, inputs, taught, training, settings, runner, "audit control student")
             of_control_student = _in_model(planted, first, student)
 
         of_owner = _in_model(planted, owner.architecture, evidence.states[planted.owner].parameters)
@@ -181,23 +186,9 @@ class Canary:
         return tuple(findings)
 
 
-def reduction(protected: Finding, plain: Finding) -> float:
-    """Return by how many per cent protection lowers the exposure of canaries, against plain distillation.
-
-    What an attacker gets who learnt nothing counts for nothing: 100 % is the floor. It is above that, or below 0 %,
-    where chance has it.
-
-    Raises
-    ------
-    ValueError
-        If the two are not about the same, or nothing leaks without protection, so that nothing can be lowered.
-    """
-    about = [(one.audit, one.subject, one.measure) for one in (protected, plain)]
-    if about[0] != about[1]:
-        raise ValueError(f"{' / '.join(about[0])} cannot be compared with {' / '.join(about[1])}")
-    if plain.verdict != "leaks":
-        raise ValueError(f"without protection {plain.subject}: {plain.verdict}")
-    return 100 * (1 - (protected.value - protected.floor) / (plain.value - plain.floor))
+def _whole_number(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 def _exposed(planted: PlantedCanaries, answers: Tensor) -> _Exposed:

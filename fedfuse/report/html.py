@@ -181,7 +181,7 @@ def _repeat(run: RecordedRun, directory: Path) -> Html:
         (checkpoint / clients).exists() for clients in ("clients.sqlite", "clients.pt", "clients")
     )
     command = "server" if deployed else "run"
-    if checkpoint.is_dir():
+    if checkpoint.is_dir() and not run.configuration.audit:  # attacks need all rounds in one piece
         words = ["fedfuse", command, f"resume={directory}"]
         if run.is_finished:
             words.append(f"num_rounds={2 * run.configuration.num_rounds}")

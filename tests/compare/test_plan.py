@@ -214,3 +214,9 @@ def test_clients_alone_get_all_that_the_others_learn_with():
         assert alone == replace(federated, strategy=alone.strategy)
         assert (alone.learn.rehearse, alone.predictor.personal.name) == (0.5, "two_heads")
         assert [lesson.name for lesson in alone.transfer.lesson] == ["margin"]
+
+
+def test_attacks_belong_to_methods_and_are_not_made_on_local():
+    plan = make_plan(["strategy=fedmd", "audit=[],[canary]"])
+    assert [run.method for run in plan.runs] == ["local", "fedmd audit=[]", "fedmd audit=[canary]"]
+    assert plan.runs[0].overrides == ("strategy=local",)
