@@ -388,6 +388,7 @@ CHANGES = {
     "encoding": ["encoding=float16"],
     "tracking": ["tracking=[tensorboard]"],
     "corruption": ["corruption=[noisy_labels]"],
+    "audit": ["audit=[canary]"],
 }
 
 
