@@ -41,7 +41,7 @@ def overfitted(client: Client, settings: ClientSettings, runner: str, epochs: in
     Tensors
         The parameters.
     """
-    training = replace(settings.learn, epochs=epochs, proximal=0.0, rehearse=0.0)
+    training = replace(settings.learn, epochs=epochs)
     return train_on_labels(client.architecture, client.data.train, training, settings, runner, "audit control")
 
 

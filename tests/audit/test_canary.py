@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedfuse.audit.audit import Evidence
-from fedfuse.audit.canary import Canary
+from fedfuse.audit.canary import Canary, PlantedCanaries, _exposed, _mean_answers
 from fedfuse.client.client import Client, first_state
 from fedfuse.client.state import ClientState
 from fedfuse.data.federation import Federation, Shared, TransferSet
@@ -224,10 +224,12 @@ def test_students_are_all_others_on_average(attack):
     by_owner = {}
     for owner in range(3):
         by_owner[owner] = attack(Canary(canaries=K, counts=[1], control_epochs=1, owner=owner))[0]
-    of_model = [by_owner[owner]["owner's model", "1005"].value for owner in range(3)]
+    of_model = [by_owner[owner]["owner's model", "1005"] for owner in range(3)]
+    students = found["another client's student", "1005"]
     assert planted.owner == 1
     # Initial models do not know who the owner is, so that the students of one are the owners of the other attacks.
-    assert found["another client's student", "1005"].value == pytest.approx((of_model[0] + of_model[2]) / 2)
+    assert students.value == pytest.approx((of_model[0].value + of_model[2].value) / 2)
+    assert students.floor == pytest.approx((of_model[0].floor + of_model[2].floor) / 2)
 
 
 def test_the_server_model_learns_what_was_fused_last(attack):
@@ -251,3 +253,23 @@ def test_unprobed_patterns_are_not_looked_for_in_what_was_sent(attack):
 def test_one_client_has_no_other(attack):
     found, _ = attack(Canary(canaries=K, counts=[1], control_epochs=1), sent=[nothing_special], names=("small",))
     assert {subject for subject, _ in found} == {"owner's model", "soft labels sent"}
+
+
+def test_a_canary_is_ranked_among_its_own_labels_and_patterns_never_inserted_and_the_floor_is_that_of_decoys():
+    planted = PlantedCanaries(0, torch.empty(0), torch.tensor([0, 1]), torch.tensor([1, 1]), torch.empty(0))
+    canaries = [[0.7, 0.3], [0.9, 0.1]]
+    decoys = [[0.4, 0.6], [0.55, 0.45]]
+    unused = [[0.2, 0.8], [0.99, 0.01]]
+    exposed = _exposed(planted, torch.tensor([*canaries, *decoys, *unused], dtype=torch.float64))
+    assert exposed.num_candidates == 10
+    # Behind 0.99 and 0.8; and behind the other label of its own pattern and all but the very last.
+    assert exposed.canaries.tolist() == pytest.approx(np.log2([10 / 3, 10 / 9]).tolist())
+    # Among the eight of decoys and unused ones: 0.4 is sixth, 0.6 third, 0.55 fourth, 0.45 fifth.
+    assert exposed.floor == pytest.approx(np.log2([8 / 6, 8 / 3, 8 / 4, 8 / 5]).mean())
+
+
+def test_the_mean_is_over_the_rounds_in_which_a_row_was_answered_and_uniform_without_any():
+    first = (torch.tensor([0, 2]), torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    second = (torch.tensor([2]), torch.tensor([[0.7, 0.3]]))
+    mean = _mean_answers([first, second], num_transfer=3, num_classes=2)
+    assert mean.flatten().tolist() == pytest.approx([1.0, 0.0, 0.5, 0.5, 0.6, 0.4])

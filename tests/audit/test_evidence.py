@@ -62,6 +62,7 @@ def test_what_went_back_is_kept_by_the_round_that_it_was_fused_in(watched, share
     ask(grid, SHARE, share_request())
     ask(grid, ABSORB, Request(1, fused={"soft_labels": first}, fused_round=1), nodes=[1])
     ask(grid, SHARE, share_request(2, fused={"soft_labels": first}, fused_round=1), nodes=[1])
+    assert len(grid.fused[0]) == 1  # sent again, because the server could not know that it had come
     ask(grid, ABSORB, Request(2, fused={"soft_labels": second}, fused_round=2), nodes=[1])
     (rows, soft_labels), (all_rows, later) = grid.fused[0]
     assert rows.tolist() == [0, 3]
