@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion import mix
+from fedfuse.fusion import is_weight, mix
 from fedfuse.knowledge import Fused, KnowledgeBatch
 from fedfuse.privacy.exposure import Exposure
 from fedfuse.privacy.guarantee import Guarantee
@@ -194,5 +194,5 @@ class FusionStrategy(Strategy):
         name = f"{type(self).__name__}.{hook}"
         if returned.shape != shape:
             raise FedfuseError(f"{name} returned {list(returned.shape)}, expected {list(shape)}.")
-        if not torch.isfinite(returned).all() or (returned < 0).any():
+        if not is_weight(returned):
             raise FedfuseError(f"{name} returned a negative number or a NaN.")

@@ -7,7 +7,7 @@ formulas below are ours and do not reproduce its equation (8).
 import math
 
 import torch
-from torch import Tensor, softmax
+from torch import Tensor
 
 from fedfuse.fusion import pairwise_divergence
 from fedfuse.knowledge import KnowledgeBatch
@@ -50,10 +50,11 @@ class KnFu(FusionStrategy):
         """Return the relevance of every client for every client, ``[N, N]``."""
         soft_labels, mask = knowledge.soft_labels, knowledge.mask
         answered = mask.sum(1, keepdim=True).clamp_min(1)
-        epd = torch.einsum("nmc,nm->nc", soft_labels, mask.to(soft_labels.dtype)) / answered
+        epd = torch.bmm(mask.to(soft_labels.dtype).unsqueeze(1), soft_labels).squeeze(1) / answered
         if self.prior_correction:
             # A class that nobody answers with, and a client without an answer, stay zero.
             smallest = torch.finfo(epd.dtype).tiny
             epd = epd / epd.mean(0).clamp_min(smallest)
             epd = epd / epd.sum(1, keepdim=True).clamp_min(smallest)
-        return softmax(-self.beta * pairwise_divergence(epd, self.divergence), dim=1)
+        divergence = pairwise_divergence(epd, self.divergence)
+        return torch.softmax(divergence.mul_(-self.beta), dim=1, out=divergence)
