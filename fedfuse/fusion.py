@@ -100,13 +100,17 @@ def mix(
     Raises
     ------
     ValueError
-        If the space is unknown, a shape does not fit, or a weight is negative or not finite.
+        If the space or a neighbour is unknown, a shape does not fit, or a weight is negative or not finite.
     """
     num_clients, num_samples, num_classes = soft_labels.shape
     if mask.shape != (num_clients, num_samples):
         raise ValueError(f"mask must have shape {[num_clients, num_samples]}, not {list(mask.shape)}")
     if isinstance(relevance, Neighbours):
         _check("relevance", relevance.relevance, tuple(relevance.clients.shape))
+        # What adds them up would not notice.
+        first, last = relevance.clients.aminmax()
+        if not 0 <= int(first) <= int(last) < num_clients:
+            raise ValueError(f"neighbours must be from 0 to {num_clients - 1}, not from {int(first)} to {int(last)}")
     else:
         _check("relevance", relevance, (relevance.shape[0], num_clients))
     if sample_weights is not None:
@@ -156,7 +160,7 @@ def mix(
 
 
 def _values(soft_labels: Tensor, weights: Tensor | None, space: str) -> Tensor:
-    """Return what is added up of some samples, ``[N, M * C]``; a copy only where it is not the soft labels themselves."""
+    """Return what is added up of some samples, ``[N, M * C]``, without a copy if these are soft labels as they are."""
     values = soft_labels
     if space != "probability":
         values = values.clamp_min(SMALLEST_PROBABILITY).log_()

@@ -280,7 +280,7 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     # One pass without a copy; a NaN anywhere makes both a NaN.
     smallest, largest = tensor.aminmax()
-    return -LARGEST_NUMBER <= float(smallest) and float(largest) <= LARGEST_NUMBER
+    return float(smallest) >= -LARGEST_NUMBER and float(largest) <= LARGEST_NUMBER
 
 
 def check_finite(carrier: str, tensors: Tensors) -> None:

@@ -22,7 +22,8 @@ from fedfuse.carriers.soft_labels import SIMPLEX_TOLERANCE
 from fedfuse.encoding.encoding import Encoding
 from fedfuse.encoding.float32 import FLOAT32
 from fedfuse.errors import FedfuseError, TooFewClientsError
-from fedfuse.knowledge import Fused, InvalidKnowledgeError, Knowledge, Tensors
+from fedfuse.knowledge import Fused, InvalidKnowledgeError, Knowledge, Tensors, is_finite
+from fedfuse.memory import given_up
 from fedfuse.messages import ABSORB, SHARE, Reply, Request, count_bytes
 from fedfuse.metrics import ClientMetrics, LeftOut, RoundRecord
 from fedfuse.randomness import numpy_generator
@@ -126,12 +127,12 @@ class Rounds:
             self.under_way.left_out += left_out
             with self.under_way.timed("round"):
                 messages = strategy.configure_train(round, nothing, no_config, grid)
-                strategy.aggregate_train(round, grid.send_and_receive(messages, timeout=timeout))
+                strategy.aggregate_train(round, given_up(grid.send_and_receive(messages, timeout=timeout)))
             self.under_way.shared = True
             self.observers.checkpoint()
         with self.under_way.timed("round"):
             messages = strategy.configure_evaluate(round, nothing, no_config, grid)
-            strategy.aggregate_evaluate(round, grid.send_and_receive(messages, timeout=timeout))
+            strategy.aggregate_evaluate(round, given_up(grid.send_and_receive(messages, timeout=timeout)))
         self.observers.round_finished(self._record())
         self.under_way = RoundUnderWay(round + 1)
         self.observers.checkpoint()
@@ -163,23 +164,26 @@ class Rounds:
     def receive_knowledge(self, strategy: "FusionStrategy", round: int, replies: Iterable[Message]) -> None:
         """Check the clients' knowledge, leave out what is bad, and let the strategy fuse the rest."""
         checked = self._check_replies(replies, "share", lambda reply: self._check(strategy, reply))
-        self.under_way.participants = list(checked)
-        expected = [self.roster.expectation(client, round, self._asked) for client in checked]
+        client_ids = self.under_way.participants = list(checked)
+        expected = [self.roster.expectation(client, round, self._asked) for client in client_ids]
         knowledge = [reply.knowledge for reply in checked.values() if reply.knowledge is not None]
-        self.observers.verb("fuse", 0, len(checked))
+        # From here on the list alone holds them, which gives them up as they are stacked.
+        checked.clear()
+        self.observers.verb("fuse", 0, len(client_ids))
         with self.under_way.timed("fuse"):
             try:
                 batch = stack(knowledge, expected)
                 if "soft_labels" in strategy.sends:
                     self.past = self.past.answered(batch.soft_labels, batch.mask, self._asked)
                 fused = strategy.fuse(batch, self.server)
-                self._check_fused(strategy, fused, list(checked))
+                self._check_fused(strategy, fused, client_ids)
             except InvalidKnowledgeError as error:
                 raise FedfuseError(f"{type(strategy).__name__}.fuse returned bad knowledge: {error}.") from error
             self.waiting.put(fused, round, self.settings.encoding)
+        del batch  # as large as all that came; the copy of the relevance takes its place
         if fused.relevance is not None:
-            self.under_way.relevance = fused.relevance.detach().clone()
-            self.under_way.relevance_clients = list(checked)
+            self.under_way.relevance = _copy(fused.relevance.detach())
+            self.under_way.relevance_clients = client_ids
 
     def _check(self, strategy: "FusionStrategy", reply: Reply) -> None:
         knowledge = reply.knowledge
@@ -203,7 +207,7 @@ class Rounds:
         if not isinstance(fused, Fused):
             raise InvalidKnowledgeError(f"it is {type(fused).__name__}, not Fused")
         square = (len(client_ids), len(client_ids))
-        if fused.relevance is not None and not (fused.relevance.shape == square and fused.relevance.isfinite().all()):
+        if fused.relevance is not None and not (fused.relevance.shape == square and is_finite(fused.relevance)):
             raise InvalidKnowledgeError(f"relevance must be finite and of shape {list(square)}")
         # What is common is checked once for each architecture, as a client that has it will.
         one_of_each = {self.roster.descriptions[client].architecture: client for client in client_ids}
@@ -246,6 +250,7 @@ class Rounds:
                     personal_loss=metrics.get("personal_loss"),
                 )
             )
+        self.waiting.keep_what_is_left()
 
     # -- both ----------------------------------------------------------------------------------------------------------
 
@@ -386,6 +391,13 @@ def _check_fused_soft_labels(tensors: Tensors, expected: Expectation) -> None:
     # Twice what a client may be off: a strategy that passes on what it got must not stop the run.
     if (answered < -2 * SIMPLEX_TOLERANCE).any() or ((answered.sum(1) - 1).abs() > 2 * SIMPLEX_TOLERANCE).any():
         raise InvalidKnowledgeError("soft labels are off the simplex")
+
+
+def _copy(relevance: Tensor) -> Tensor:
+    """Copy it, because a strategy may go on with its own; one row that is the same for all stays one row."""
+    if relevance.stride(0) == 0:
+        return relevance[:1].clone().expand_as(relevance)
+    return relevance.clone()
 
 
 def _check_metrics(reply: Reply) -> None:

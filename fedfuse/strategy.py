@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fedfuse.errors import FedfuseError
-from fedfuse.fusion import is_weight, mix
+from fedfuse.fusion import is_weight, mix, strongest
 from fedfuse.knowledge import Fused, KnowledgeBatch
 from fedfuse.privacy.exposure import Exposure
 from fedfuse.privacy.guarantee import Guarantee
@@ -44,6 +44,9 @@ class FusionStrategy(Strategy):
         Private facts that clients must tell, for example ``{"num_examples"}``.
     space : str
         Where soft labels are mixed: ``"probability"``, ``"log_probability"`` or ``"logit"``.
+    neighbours : int or None
+        How many clients each one listens to, those that `relate` finds most relevant; all if there is no number. A few
+        of very many cost a fraction of all.
     caution : str
         What a reader of the results must know; printed where a run starts.
     needs_labels : bool
@@ -57,6 +60,7 @@ class FusionStrategy(Strategy):
     needs: AbstractSet[str] = NOTHING
     caution: ClassVar[str] = ""
     space: str = "probability"
+    neighbours: int | None = None
     needs_labels: ClassVar[bool] = False
     one_architecture: ClassVar[bool] = False
     one_embedding_size: ClassVar[bool] = False
@@ -91,11 +95,14 @@ class FusionStrategy(Strategy):
         weights = self.weigh(knowledge)
         if weights is not None:
             self._check("weigh", weights, tuple(knowledge.mask.shape))
-        listeners = torch.full((1, number), 1 / number) if relevance is None else relevance
-        mixed, answered = mix(knowledge.soft_labels, knowledge.mask, listeners, weights, self.space)
         if relevance is not None:
+            few = None if self.neighbours is None else strongest(relevance, self.neighbours)
+            mixed, answered = mix(knowledge.soft_labels, knowledge.mask, few or relevance, weights, self.space)
             tensors = {"soft_labels": mixed, "mask": answered}
-            return Fused.for_each(knowledge.client_ids, relevance=listeners, soft_labels=tensors)
+            heard = relevance if few is None else few.dense(number)
+            return Fused.for_each(knowledge.client_ids, relevance=heard, soft_labels=tensors)
+        everybody = torch.full((1, number), 1 / number)
+        mixed, answered = mix(knowledge.soft_labels, knowledge.mask, everybody, weights, self.space)
         counted = knowledge.mask.double() if weights is None else weights.double() * knowledge.mask
         heard = counted.sum(1) / counted.sum().clamp_min(torch.finfo(counted.dtype).tiny)
         return Fused.for_all(

@@ -56,6 +56,11 @@ class Waiting:
         if client_id in self.personal and self.personal[client_id][0] <= round:
             del self.personal[client_id]
 
+    def keep_what_is_left(self) -> None:
+        """Copy what clients have not absorbed, because views of it keep what all others got in memory."""
+        for client_id, (round, carriers) in self.personal.items():
+            self.personal[client_id] = (round, _plain(carriers))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors for a checkpoint."""
         return {

@@ -46,7 +46,8 @@ def test_defaults():
     assert configuration.transfer.policy.name == "all"
     assert configuration.strategy.name == "knfu"
     assert configuration.strategy.target == "strategies.knfu.KnFu"
-    assert configuration.strategy.arguments == {"beta": 10.0, "divergence": "js", "prior_correction": False}
+    defaults = {"beta": 10.0, "divergence": "js", "prior_correction": False, "neighbours": None, "compare": "mean"}
+    assert configuration.strategy.arguments == defaults
     assert configuration.objective.name == "kd"
     assert configuration.predictor.share.name == "plain_head"
     assert configuration.predictor.share == configuration.predictor.personal == configuration.predictor.general
@@ -358,7 +359,8 @@ ERRORS = [
     ("sed=3", "Unknown key 'sed'. Did you mean 'seed'? Valid: transfer, objective,"),
     ("num_client=3", "Unknown key 'num_client'. Did you mean 'num_clients'?"),
     ("strategy.bata=3", "Unknown key 'strategy.bata'. Did you mean 'strategy.beta'? "
-     "Valid: strategy._target_, strategy.beta, strategy.divergence, strategy.prior_correction. "
+     "Valid: strategy._target_, strategy.beta, strategy.divergence, strategy.prior_correction, "
+     "strategy.neighbours, strategy.compare. "
      "An argument that is not listed: ++strategy.bata=VALUE."),
     ("patition.alpha=1", "Unknown key 'patition.alpha'. Did you mean 'partition.alpha'?"),
     ("alpha=1", "Unknown key 'alpha'. Did you mean 'partition.alpha'?"),

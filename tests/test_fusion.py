@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr
 
 from fedfuse import fusion
-from fedfuse.fusion import SPACES, mix, pairwise_divergence
+from fedfuse.fusion import SPACES, Neighbours, is_weight, mix, pairwise_divergence, strongest
 
 INVARIANT = settings(max_examples=30, deadline=None, derandomize=True)
 SIZES = {
@@ -165,10 +165,16 @@ def test_size_of_a_block_does_not_matter(space, case, monkeypatch):
     soft_labels = random_soft_labels(7, 5, 3) * mask.unsqueeze(2)
     relevance = random_weights(7, 7, seed=3)
     whole = mix(soft_labels, mask, relevance, weights, space)
+    neighbours = mix(soft_labels, mask, strongest(relevance, 2), weights, space)
     monkeypatch.setattr(fusion, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(fusion, "PRODUCT_NUMBERS", 2 * 7 * 3)
+    monkeypatch.setattr(fusion, "BLOCK_NUMBERS", 2 * 7 * 3)
     blocked = mix(soft_labels, mask, relevance, weights, space)
     torch.testing.assert_close(blocked[0], whole[0], rtol=0, atol=1e-14)
     assert torch.equal(blocked[1], whole[1])
+    blocked = mix(soft_labels, mask, strongest(relevance, 2), weights, space)
+    torch.testing.assert_close(blocked[0], neighbours[0], rtol=0, atol=1e-14)
+    assert torch.equal(blocked[1], neighbours[1])
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -259,6 +265,86 @@ def test_what_cannot_be_mixed_is_refused(change, message):
         mix(**{**arguments, **change})
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_soft_labels_are_copied_a_block_at_a_time(space, monkeypatch):
+    monkeypatch.setattr(fusion, "PRODUCT_NUMBERS", 2 * 7 * 3)
+    added, add_up = [], fusion._add_up
+
+    def recording(listeners, rows, values, out):
+        added.append(values)
+        return add_up(listeners, rows, values, out)
+
+    monkeypatch.setattr(fusion, "_add_up", recording)
+    soft_labels = random_soft_labels(7, 5, 3)
+    mix(soft_labels, full(7, 5), torch.ones(7, 7), space=space)
+    if space == "probability":
+        assert [values.data_ptr() for values in added] == [soft_labels.data_ptr()]
+    else:
+        assert [tuple(values.shape) for values in added] == [(7, 6), (7, 6), (7, 3)]
+
+
+# -- neighbours --------------------------------------------------------------------------------------------------------
+
+
+@INVARIANT
+@given(
+    **SIZES,
+    number=st.integers(1, 6),
+    space=st.sampled_from(SPACES),
+    masked=st.booleans(),
+    weighted=st.booleans(),
+)
+def test_neighbours_mix_as_the_same_relevance_does_with_zeros_for_all_others(
+    seed, num_clients, num_samples, num_classes, number, space, masked, weighted
+):
+    relevance = random_weights(4, num_clients, seed=seed + 1)
+    mask = random_weights(num_clients, num_samples, seed=seed + 2) > 0 if masked else full(num_clients, num_samples)
+    weights = random_weights(num_clients, num_samples, seed=seed + 3) if weighted else None
+    soft_labels = random_soft_labels(num_clients, num_samples, num_classes, seed=seed) * mask.unsqueeze(2)
+    few = strongest(relevance, number)
+    mixed, answered = mix(soft_labels, mask, few, weights, space)
+    expected, expected_answered = mix(soft_labels, mask, few.dense(num_clients), weights, space)
+    assert torch.equal(answered, expected_answered)
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-12)
+
+
+def test_the_strongest_are_kept_and_sum_to_one():
+    few = strongest(torch.tensor([[0.1, 0.6, 0.3], [0.5, 0.25, 0.25], [0.0, 0.0, 0.0]], dtype=torch.float64), 2)
+    assert few.clients[0].tolist() == [1, 2]
+    assert few.relevance[:2, 0].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert few.relevance.sum(1).tolist() == pytest.approx([1, 1, 0])
+    assert few.dense(3)[0].tolist() == pytest.approx([0, 2 / 3, 1 / 3])
+
+
+def test_as_many_neighbours_as_there_are_clients_are_all():
+    relevance = torch.softmax(random_weights(5, 5), dim=1)
+    torch.testing.assert_close(strongest(relevance, 9).dense(5), relevance, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("clients", "relevance", "message"),
+    [
+        ([[0, 3]], [[0.5, 0.5]], "neighbours must be from 0 to 2, not from 0 to 3"),
+        ([[-1, 2]], [[0.5, 0.5]], "neighbours must be from 0 to 2, not from -1 to 2"),
+        ([[0, 1]], [[0.5, -0.5]], "relevance must be finite and not negative"),
+        ([[0, 1]], [[0.5]], r"relevance must have shape \[1, 2\], not \[1, 1\]"),
+    ],
+)
+def test_neighbours_that_cannot_be_mixed_are_refused(clients, relevance, message):
+    few = Neighbours(torch.tensor(clients), torch.tensor(relevance))
+    with pytest.raises(ValueError, match=message):
+        mix(random_soft_labels(3, 2, 4), full(3, 2), few)
+
+
+@pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf, -math.inf])
+def test_a_weight_is_finite_and_not_negative(bad):
+    weights = torch.rand(3, 4)
+    assert is_weight(weights)
+    assert is_weight(torch.empty(0, 4))
+    weights[2, 1] = bad
+    assert not is_weight(weights)
+
+
 # -- pairwise_divergence -----------------------------------------------------------------------------------------------
 
 DIVERGENCES = ("kl", "js", "l2")
@@ -339,12 +425,14 @@ def test_identical_clients_do_not_diverge_and_the_input_is_left_alone(divergence
     assert torch.equal(distributions, before)
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("numbers", [1, 40, 75])
-def test_size_of_a_block_does_not_matter_for_jensen_shannon(numbers, monkeypatch):
+def test_size_of_a_block_does_not_matter_for_a_divergence(divergence, numbers, monkeypatch):
     distributions = random_soft_labels(7, 5)
-    whole = pairwise_divergence(distributions, "js")
+    whole = pairwise_divergence(distributions, divergence)
     monkeypatch.setattr(fusion, "BLOCK_NUMBERS", numbers)
-    torch.testing.assert_close(pairwise_divergence(distributions, "js"), whole, rtol=0, atol=1e-15)
+    monkeypatch.setattr(fusion, "BLOCK_ROWS", 3)
+    torch.testing.assert_close(pairwise_divergence(distributions, divergence), whole, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)

@@ -2,6 +2,7 @@ import functools
 import os
 import re
 import tempfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from fedfuse.rounds import Observers, Rounds, RoundSettings
 from fedfuse.server_app import Service, serve
 from fedfuse.simulate import assemble
 from fedfuse.strategy import FusionStrategy
+from strategies.knfu import KnFu
 
 BASE = ["num_clients=4", "num_rounds=3", "learn.epochs=1", "absorb.epochs=1", "transfer.size=40"]
 BASE += ["engine.runner=sequential", "learn.batch_size=64", "model=[mlp_small]", "strategy=knfu"]
@@ -1251,3 +1253,54 @@ def test_metrics_are_recorded_as_clients_measured_them(tmp_path):
     measured = [ClientMetrics(reply.client_id, **reply.metrics) for reply in replies]
     assert results.read_clients(tmp_path / "run")[1] == tuple(measured)
     assert lines[0]["personal_worst"] == min(client.personal_accuracy for client in measured)
+
+
+# What is held in memory
+
+
+def test_replies_are_held_no_longer_than_they_are_read(tmp_path):
+    simulation = simulation_of()
+    held = []
+
+    class Watching(LocalGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            replies = super().send_and_receive(messages)
+            self.replies = [weakref.ref(reply) for reply in replies]
+            return replies
+
+    class Counting(KnFu):
+        def fuse(self, knowledge, server):
+            held.append(sum(reference() is not None for reference in grid.replies))
+            return super().fuse(knowledge, server)
+
+    grid = Watching(simulation.clients, simulation.settings, "sequential")
+    run(simulation, tmp_path / "run", grid, Counting())
+    assert held == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("strategy", "rows"), [("fedmd", 1), ("knfu", 4)])
+def test_relevance_that_is_the_same_for_all_is_one_row(strategy, rows, tmp_path, monkeypatch):
+    kept, receive = [], Rounds.receive_knowledge
+
+    def looking(self, *arguments):
+        receive(self, *arguments)
+        kept.append(self.under_way.relevance)
+
+    monkeypatch.setattr(Rounds, "receive_knowledge", looking)
+    run(simulation_of(f"strategy={strategy}"), tmp_path / "run")
+    for relevance in kept:
+        assert relevance.shape == (4, 4)
+        assert relevance.untyped_storage().nbytes() == rows * 4 * relevance.element_size()
+    _, written, _ = results.read_latest_relevance(tmp_path / "run")
+    assert (written == kept[-1].numpy()).all()
+
+
+def test_what_a_client_that_was_away_still_has_to_absorb_is_its_own_copy(tmp_path):
+    simulation = simulation_of()
+    grid = Wire(simulation, {(ABSORB, 3, 1): lambda reply: []})
+    strategy = make_strategy(simulation.configuration.strategy)
+    run(simulation, tmp_path / "run", grid, strategy)
+    left = strategy.rounds.waiting.newest_for(1)
+    assert left[0] == 3
+    soft_labels = left[1]["soft_labels"]["soft_labels"]
+    assert soft_labels.untyped_storage().nbytes() == soft_labels.nbytes

@@ -83,6 +83,23 @@ def brute_force(knowledge, relevance, weights, space, listener, sample):
     return [value / sum(exponentials) for value in exponentials]
 
 
+@pytest.mark.parametrize("weigh", [None, weights_of])
+def test_a_strategy_may_listen_to_a_few_neighbours(weigh):
+    strategy, knowledge = strategy_of(relevance_of, weigh), batch()
+    strategy.neighbours = 2
+    fused = strategy.fuse(knowledge, None)
+    assert ((fused.relevance > 0).sum(1) == 2).all()
+    kept = relevance_of(knowledge).topk(2)
+    torch.testing.assert_close(fused.relevance.gather(1, kept.indices), kept.values / kept.values.sum(1, keepdim=True))
+    weights = torch.ones(N, M) if weigh is None else weigh(knowledge)
+    for listener, client_id in enumerate(CLIENTS):
+        own = fused.personal[client_id]["soft_labels"]
+        for sample in range(M):
+            expected = brute_force(knowledge, fused.relevance, weights, "probability", listener, sample)
+            assert bool(own["mask"][sample]) == (expected is not None)
+            assert expected is None or own["soft_labels"][sample].tolist() == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("space", ["probability", "log_probability", "logit"])
 @pytest.mark.parametrize("relate", [None, relevance_of, sparse_relevance_of])
 @pytest.mark.parametrize("weigh", [None, weights_of])

@@ -75,3 +75,17 @@ def test_soft_labels_wait_as_they_travel():
         "code": [1, 0, 0, 0],
         "rows": [0b101],
     }
+
+
+def test_what_is_left_waiting_no_longer_holds_what_all_others_got():
+    waiting = Waiting()
+    stack = torch.rand(100, 50, 10)
+    waiting.put(Fused.for_each(range(100), prototypes={"prototypes": stack}), 1)
+    for client in range(99):
+        waiting.confirm(client, 1)
+    assert waiting.newest_for(99)[1]["prototypes"]["prototypes"].untyped_storage().nbytes() == stack.nbytes
+    waiting.keep_what_is_left()
+    round, left = waiting.newest_for(99)
+    assert round == 1
+    assert torch.equal(left["prototypes"]["prototypes"], stack[99])
+    assert left["prototypes"]["prototypes"].untyped_storage().nbytes() == 50 * 10 * 4

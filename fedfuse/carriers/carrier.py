@@ -23,6 +23,7 @@ from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client.fit import Fit
 from fedfuse.client.state import ClientState
 from fedfuse.knowledge import Knowledge, KnowledgeBatch, Tensors
+from fedfuse.memory import given_up
 from fedfuse.messages import Request
 
 
@@ -98,13 +99,14 @@ TAUGHT = MappingProxyType(
 )
 
 
-def stack(knowledge: Sequence[Knowledge], expected: Sequence[Expectation]) -> KnowledgeBatch:
+def stack(knowledge: list[Knowledge], expected: Sequence[Expectation]) -> KnowledgeBatch:
     """Stack the checked knowledge of all clients of a round.
 
     Parameters
     ----------
-    knowledge : Sequence[Knowledge]
-        At least one, sorted by client id, all with the same carriers.
+    knowledge : list[Knowledge]
+        At least one, sorted by client id, all with the same carriers. The list is empty afterwards: soft
+        labels that nobody else holds are freed as they are stacked.
     expected : Sequence[Expectation]
         What was expected of each.
 
@@ -113,20 +115,20 @@ def stack(knowledge: Sequence[Knowledge], expected: Sequence[Expectation]) -> Kn
     KnowledgeBatch
         What the strategy sees.
     """
-    sent = knowledge[0].carriers
-    tensors = {
-        name: carrier.stack([own.carriers[name] for own in knowledge], expected)
-        for name, carrier in STACKED.items()
-        if name in sent
-    }
-    cohorts = weights.stack([own.carriers["weights"] for own in knowledge], expected) if "weights" in sent else ()
+    client_ids, round = tuple(own.client_id for own in knowledge), knowledge[0].round
     examples = [own.num_examples for own in knowledge]
     labels = [own.label_counts for own in knowledge]
+    sent = {name: [own.carriers[name] for own in knowledge] for name in knowledge[0].carriers}
+    knowledge.clear()
+    tensors: dict[str, Tensors] = {}
+    if "soft_labels" in sent:
+        tensors["soft_labels"] = soft_labels.stack(given_up(sent.pop("soft_labels")), expected)
+    tensors |= {name: carrier.stack(sent[name], expected) for name, carrier in STACKED.items() if name in sent}
     return KnowledgeBatch(
-        client_ids=tuple(own.client_id for own in knowledge),
-        round=knowledge[0].round,
+        client_ids=client_ids,
+        round=round,
         tensors=tensors,
-        weights=cohorts,
+        weights=weights.stack(sent["weights"], expected) if "weights" in sent else (),
         num_examples=None if None in examples else torch.tensor(examples, dtype=torch.float64),
         label_counts=None if None in labels else torch.tensor(labels, dtype=torch.float64),
     )

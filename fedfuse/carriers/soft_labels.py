@@ -1,6 +1,6 @@
 """Class probabilities on the transfer set; what a client absorbs by distillation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,7 @@ from fedfuse.client.state import ClientState
 from fedfuse.client.teach import Taught, label_stream, label_term, teach, transfer_stream, transfer_term
 from fedfuse.configuration import CLOSED_FORM
 from fedfuse.knowledge import InvalidKnowledgeError, Tensors
+from fedfuse.memory import zeros
 from fedfuse.messages import Request
 from fedfuse.randomness import epoch_order, numpy_generator
 
@@ -62,6 +63,8 @@ def pack(soft_labels: Tensor, rows: Tensor, num_transfer: int) -> dict[str, Tens
 def pack_fused(tensors: Tensors) -> Tensors:
     """Put a strategy's fused ``soft_labels`` ``[M, C]`` and ``mask`` ``[M]`` into the form that is encoded."""
     mask = tensors["mask"]
+    if mask.all():
+        return {"soft_labels": tensors["soft_labels"]}
     rows = torch.nonzero(mask).squeeze(1)
     return pack(tensors["soft_labels"][rows], rows, len(mask))
 
@@ -84,8 +87,8 @@ def check(tensors: Tensors, expected: Expectation) -> None:
         raise InvalidKnowledgeError("soft labels are off the simplex")
 
 
-def stack(tensors: Sequence[Tensors], expected: Sequence[Expectation]) -> Tensors:
-    """Stack checked soft labels of N clients.
+def stack(tensors: Iterable[Tensors], expected: Sequence[Expectation]) -> Tensors:
+    """Stack checked soft labels of N clients, one after the other, so that what gives them up never holds them twice.
 
     Returns
     -------
@@ -93,9 +96,10 @@ def stack(tensors: Sequence[Tensors], expected: Sequence[Expectation]) -> Tensor
         ``soft_labels`` ``[N, M, C]``, not negative, zero in rows that a client did not answer, and ``mask`` ``[N, M]``.
     """
     first = expected[0]
-    soft_labels = tensors[0]["soft_labels"].new_zeros(len(tensors), first.num_transfer, first.num_classes)
-    mask = torch.zeros(len(tensors), first.num_transfer, dtype=torch.bool)
+    mask = torch.zeros(len(expected), first.num_transfer, dtype=torch.bool)
     for position, (own, known) in enumerate(zip(tensors, expected, strict=True)):
+        if position == 0:
+            soft_labels = zeros(*mask.shape, first.num_classes, dtype=own["soft_labels"].dtype)
         # Rounding may have left a probability just below zero, of which a strategy must not take the logarithm.
         soft_labels[position, known.rows] = own["soft_labels"].to(soft_labels.dtype).clamp_min(0)
         mask[position, known.rows] = True

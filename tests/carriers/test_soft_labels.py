@@ -1,4 +1,5 @@
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -128,6 +129,8 @@ def test_fused_soft_labels_travel_without_the_rows_that_carry_nothing(mask):
     assert torch.equal(packed["soft_labels"], values[mask])
     assert ("rows" in packed) == (not mask.all())
     assert "rows" not in packed or packed["rows"].tolist() == mask.nonzero().flatten().tolist()
+    # What all clients get is held once, in one tensor, until it is sent.
+    assert (packed["soft_labels"] is values) == bool(mask.all())
 
 
 # -- check -------------------------------------------------------------------------------------------------------------
@@ -232,6 +235,21 @@ def test_stacking_puts_every_row_in_its_place_and_masks_the_others(expect):
         assert stacked["mask"][client].nonzero().flatten().tolist() == own.tolist()
         assert torch.equal(stacked["soft_labels"][client, own], tensors[client]["soft_labels"])
         assert not stacked["soft_labels"][client, ~stacked["mask"][client]].any()
+
+
+def test_soft_labels_are_freed_as_they_are_stacked(expect):
+    watched = []
+
+    def sent():
+        for _ in range(6):
+            assert all(reference() is None for reference in watched[:-2])  # the last may still be at hand
+            values = certain()
+            watched.append(weakref.ref(values))
+            yield {"soft_labels": values}
+
+    stacked = soft_labels.stack(sent(), [expect() for _ in range(6)])
+    assert torch.equal(stacked["soft_labels"], certain().expand(6, -1, -1))
+    assert len(watched) == 6
 
 
 def test_what_rounding_left_below_zero_is_stacked_as_zero(expect):

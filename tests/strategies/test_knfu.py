@@ -223,3 +223,70 @@ def test_a_beta_out_of_range_is_refused(beta):
 def test_an_unknown_divergence_is_refused():
     with pytest.raises(ValueError, match="divergence='hellinger' must be one of kl, js, l2"):
         KnFu(divergence="hellinger")
+
+
+# -- neighbours and whole answers --------------------------------------------------------------------------------------
+
+
+def test_all_clients_are_listened_to_and_means_are_compared_where_nothing_else_is_said():
+    assert (KnFu().neighbours, KnFu().compare) == (None, "mean")
+
+
+def test_the_nearest_neighbours_are_heard_in_the_same_proportions_and_nobody_else():
+    knowledge = batch(random_soft_labels(6, 5, 4))
+    everybody = KnFu().fuse(knowledge, None).relevance
+    fused = KnFu(neighbours=2).fuse(knowledge, None)
+    kept = torch.zeros_like(everybody).scatter_(1, everybody.topk(2).indices, 1) * everybody
+    torch.testing.assert_close(fused.relevance, kept / kept.sum(1, keepdim=True), rtol=0, atol=1e-14)
+    expected = torch.einsum("kn,nmc->kmc", fused.relevance, knowledge.soft_labels)
+    torch.testing.assert_close(fused_labels(fused), expected, rtol=0, atol=1e-14)
+
+
+def test_one_neighbour_is_oneself():
+    soft_labels = random_soft_labels(6, 5, 4)
+    for strategy in (KnFu(neighbours=1), KnFu(divergence="kl", neighbours=1, compare="answers")):
+        assert torch.equal(fused_labels(strategy.fuse(batch(soft_labels), None)), soft_labels)
+
+
+@pytest.mark.parametrize("neighbours", [None, 3])
+def test_answers_are_compared_one_by_one(neighbours):
+    # The first two have the same mean answer, but never the same answer; the third is like the first.
+    soft_labels = torch.tensor([[[0.9, 0.1], [0.1, 0.9]], [[0.1, 0.9], [0.9, 0.1]], [[0.8, 0.2], [0.2, 0.8]]]).double()
+    divergence = torch.tensor([0.0, 0.8 * math.log(9), 0.9 * math.log(9 / 8) + 0.1 * math.log(1 / 2)])
+    relevance = KnFu(2.0, "kl", neighbours=neighbours, compare="answers").relate(batch(soft_labels))
+    expected = torch.softmax(-2.0 * divergence.double(), 0)
+    torch.testing.assert_close(relevance[0], expected, rtol=0, atol=0.01)
+    by_mean = KnFu(2.0, "kl").relate(batch(soft_labels))
+    torch.testing.assert_close(by_mean, torch.full((3, 3), 1 / 3, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_as_many_neighbours_as_clients_compare_answers_as_without_a_sketch():
+    soft_labels = random_soft_labels(70, 5, 4)
+    mask = torch.rand(70, 5, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[:, 2] = False
+    for knowledge in (batch(soft_labels), batch(soft_labels * mask.unsqueeze(2), mask)):
+        dense = KnFu(divergence="kl", compare="answers").relate(knowledge)
+        sketched = KnFu(divergence="kl", neighbours=70, compare="answers").relate(knowledge)
+        torch.testing.assert_close(sketched, dense, rtol=0, atol=1e-12)
+
+
+def test_samples_that_nobody_answered_do_not_dilute_how_answers_compare():
+    soft_labels = random_soft_labels(5, 4, 3)
+    mask = torch.tensor([True, False, True, True]).expand(5, 4)
+    strategy = KnFu(divergence="kl", compare="answers")
+    part = strategy.relate(batch(soft_labels * mask.unsqueeze(2), mask))
+    torch.testing.assert_close(part, strategy.relate(batch(soft_labels[:, [0, 2, 3]])), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"neighbours": 0}, "neighbours=0 must be 1 or above"),
+        ({"compare": "median"}, "compare='median' must be mean or answers"),
+        ({"compare": "answers"}, "compare='answers' needs divergence='kl' and no prior_correction"),
+        ({"compare": "answers", "divergence": "kl", "prior_correction": True}, "and no prior_correction"),
+    ],
+)
+def test_neighbours_and_comparisons_that_do_not_exist_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        KnFu(**arguments)
