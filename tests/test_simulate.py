@@ -948,9 +948,10 @@ def test_attacks_see_what_the_server_saw_and_not_the_baseline(tmp_path, monkeypa
     assert {client: len(rounds) for client, rounds in evidence.fused.items()} == {0: 2, 1: 2, 2: 2}
     assert evidence.seed == 0
     assert len(evidence.settings.protectors) == 1
-    kept = tensors_of(directory / FOLDER / CLIENTS)
+    kept = states_in(directory / FOLDER / CLIENTS, evidence.states)
     for client, state in evidence.states.items():
-        newest = max(int(key.split("/")[3]) for key in kept if key.startswith(f"/clients/{client}/"))
-        name = next(iter(state.parameters))
-        assert kept[f"/clients/{client}/{newest}/2/parameters/{name}"] == state.parameters[name].tolist()
+        *_, newest = kept[client][-1]
+        assert {name: tensor.tolist() for name, tensor in newest["parameters"].items()} == {
+            name: tensor.tolist() for name, tensor in state.parameters.items()
+        }
     assert (directory / results.LOCAL_ONLY / results.METRICS_FILE).exists()
