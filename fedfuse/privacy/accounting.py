@@ -55,6 +55,28 @@ def zcdp_to_epsilon(rho: float, delta: float) -> float:
     return max(0.0, epsilon)
 
 
+def epsilon_to_zcdp(epsilon: float, delta: float) -> float:
+    """Return the largest rho that `zcdp_to_epsilon` converts to no more than epsilon, found by halving.
+
+    Parameters
+    ----------
+    epsilon : float
+        Positive and finite.
+    delta : float
+        In (0, 1).
+    """
+    below, above = 0.0, epsilon
+    while zcdp_to_epsilon(above, delta) <= epsilon:
+        below, above = above, 2 * above
+    while above - below > 1e-12 * above:
+        middle = (below + above) / 2
+        if zcdp_to_epsilon(middle, delta) <= epsilon:
+            below = middle
+        else:
+            above = middle
+    return below
+
+
 @cache
 def randomised_response_epsilon(epsilon_per_answer: float, num_classes: int, num_answers: int, delta: float) -> float:
     """Compose answers given by randomised response as well as can be: the smallest epsilon that holds for delta.

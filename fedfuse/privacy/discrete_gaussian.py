@@ -5,9 +5,11 @@ value that is hidden, and tells it (Mironov, "On significance of the least signi
 CCS 2012). Whole numbers have no such gaps.
 """
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -15,10 +17,11 @@ from numpy.typing import NDArray
 
 from fedfuse.privacy.keystream import Keystream
 
-# The standard deviation of the draws: whoever wants another one takes it as the unit.
+# The standard deviation of the draws, unless another one is asked for: whoever can takes it as the unit.
 DEVIATION = 256
-# What lies beyond weighs less than 2**-139, and is left out.
-LARGEST = 14 * DEVIATION
+# What lies beyond so many deviations weighs less than 2**-139, and is left out.
+DEVIATIONS = 14
+LARGEST = DEVIATIONS * DEVIATION
 # Probabilities are kept in so many bits, of which most draws need the first ones only.
 BITS, FIRST_BITS = 192, 64
 # Enough decimal digits for all of them, with 60 bits to spare for rounding.
@@ -32,8 +35,8 @@ class Table:
     Parameters
     ----------
     cumulative : list[int]
-        How likely a draw is at most ``-LARGEST``, ``1 - LARGEST``, ..., in units of ``2**-192``; the last one, which is
-        certain, is left out.
+        How likely a draw is at most the smallest one, the next one, ..., in units of ``2**-192``; the last one, which
+        is certain, is left out.
     first : NDArray
         uint64: the first 64 bits of each.
     """
@@ -43,11 +46,13 @@ class Table:
 
 
 @cache
-def table() -> Table:
+def table(deviation: Fraction = Fraction(DEVIATION)) -> Table:
     """Compute the probabilities, each off by less than ``2**-190``."""
+    largest = math.ceil(DEVIATIONS * deviation)
+    top, bottom = (2 * deviation**2).as_integer_ratio()
     with localcontext() as context:
         context.prec = DIGITS
-        half = [(Decimal(-(value**2)) / (2 * DEVIATION**2)).exp() for value in range(LARGEST + 1)]
+        half = [(Decimal(-(value**2) * bottom) / top).exp() for value in range(largest + 1)]
         weights = [*half[:0:-1], *half]
         unit = Decimal(2**BITS) / sum(weights)
         cumulative, weight = [], Decimal(0)
@@ -58,7 +63,7 @@ def table() -> Table:
     return Table(cumulative, first)
 
 
-def draw(number: int, keystream: Keystream) -> NDArray[np.int64]:
+def draw(number: int, keystream: Keystream, deviation: Fraction = Fraction(DEVIATION)) -> NDArray[np.int64]:
     r"""Draw from the discrete Gaussian: z is as likely as :math:`e^{-z^2 / 2 \sigma^2}`, for every whole number z.
 
     A draw is the number whose share of [0, 1) a uniform number falls in. Its first 64 bits say which, unless a border
@@ -74,13 +79,15 @@ def draw(number: int, keystream: Keystream) -> NDArray[np.int64]:
         How many.
     keystream : Keystream
         Where the bits come from.
+    deviation : Fraction
+        Sigma, at least 256: the table has 28 entries for each unit of it.
 
     Returns
     -------
     NDArray
-        int64 ``[number]``, of mean zero and standard deviation 256.
+        int64 ``[number]``, of mean zero and standard deviation sigma.
     """
-    known = table()
+    known = table(deviation)
     bits = keystream.integers(number)
     # How many borders a draw lies above.
     above = np.searchsorted(known.first, bits, side="right").astype(np.int64)
@@ -88,4 +95,4 @@ def draw(number: int, keystream: Keystream) -> NDArray[np.int64]:
     for index in np.flatnonzero(undecided):
         more = int.from_bytes(keystream.bytes((BITS - FIRST_BITS) // 8), "big")
         above[index] = bisect_right(known.cumulative, (int(bits[index]) << (BITS - FIRST_BITS)) | more)
-    return above - LARGEST
+    return above - len(known.cumulative) // 2

@@ -9,6 +9,7 @@ from fedfuse.errors import ConfigurationError
 from fedfuse.privacy.accounting import (
     check_delta,
     check_delta_for,
+    epsilon_to_zcdp,
     randomised_response_delta,
     randomised_response_epsilon,
     zcdp_to_epsilon,
@@ -137,3 +138,10 @@ def test_a_delta_that_gives_away_one_of_all_is_refused():
         ConfigurationError, match=r"^privacy: delta=0\.1 of gaussian must be below 1/10, one in the number of clients:"
     ):
         check_delta_for("gaussian", 0.1, 10, "client")
+
+
+@pytest.mark.parametrize("delta", [1e-5, 0.1])
+@pytest.mark.parametrize("epsilon", [1e-6, 0.1, 1.0, 10.0, 1000.0])
+def test_a_budget_in_zcdp_is_the_largest_that_keeps_epsilon(epsilon, delta):
+    rho = epsilon_to_zcdp(epsilon, delta)
+    assert zcdp_to_epsilon(rho, delta) <= epsilon < zcdp_to_epsilon(rho * (1 + 1e-6), delta)

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -138,3 +139,15 @@ def test_nothing_is_drawn_for_nothing():
 
 def test_the_table_is_computed_once():
     assert discrete_gaussian.table() is discrete_gaussian.table()
+
+
+@pytest.mark.parametrize("deviation", [Fraction(600, 2), Fraction(1201, 3)])
+def test_another_deviation_has_a_table_of_its_own(deviation):
+    cumulative, largest = table(deviation).cumulative, math.ceil(14 * deviation)
+    assert len(cumulative) == 2 * largest
+    for value in (0, 1, -500, 1500):
+        share = (cumulative[value + largest] - cumulative[value + largest - 1]) / 2**BITS
+        expected = math.exp(-(value**2) / (2 * deviation**2)) / (deviation * math.sqrt(2 * math.pi))
+        assert share == pytest.approx(float(expected), rel=1e-12)
+    middle = int(table(deviation).first[largest - 1]) + 1
+    assert draw(1, stream(middle), deviation).tolist() == [0]
