@@ -304,6 +304,7 @@ def make_server(
         transfer_rows=build(configuration.transfer.policy, "transfer policy"),
         labels=labels,
         training=configuration.absorb,
+        secure_rng=configuration.secure_rng,
     )
 
 

@@ -11,6 +11,7 @@ from fedfuse.client.fit import batch_plan, make_optimizer
 from fedfuse.configuration import OptimizerSettings, TrainingSettings
 from fedfuse.data.samples import as_numbers
 from fedfuse.models.architecture import Architecture
+from fedfuse.privacy.keystream import KEY_BYTES, Keystream, new_key
 from fedfuse.randomness import epoch_order, numpy_generator, torch_seed
 from fedfuse.transfer.policy import TransferPolicy
 
@@ -41,6 +42,8 @@ class Server:
         int64 ``[L]``: the labels of the first L transfer samples, where the configuration gives the server some.
     training : TrainingSettings
         How long and with which optimiser a server model is trained: as clients are when they absorb.
+    secure_rng : bool
+        Whether draws that back a guarantee come from the operating system; otherwise from the seed, to simulate.
     """
 
     seed: int
@@ -52,6 +55,7 @@ class Server:
     transfer_rows: TransferPolicy
     labels: Tensor | None = None
     training: TrainingSettings = TRAINING
+    secure_rng: bool = True
 
     @property
     def num_transfer(self) -> int:
@@ -70,6 +74,15 @@ class Server:
     def generator(self, purpose: str, round: int = 0) -> np.random.Generator:
         """Make a random stream for a strategy's own draws."""
         return numpy_generator(self.seed, f"strategy {purpose}", round)
+
+    def keystream(self, purpose: str, round: int = 0) -> Keystream:
+        """Make a stream of secret random bytes, for draws of a strategy that back its guarantee.
+
+        Every call has a new key, so that no draw is ever used for two values; without ``secure_rng`` the seed, the
+        purpose and the round decide it.
+        """
+        seeded = numpy_generator(self.seed, f"strategy {purpose} key", round)
+        return Keystream(new_key() if self.secure_rng else seeded.bytes(KEY_BYTES), purpose)
 
     def build(self, architecture: str) -> nn.Module:
         """Build a model of one of the configured architectures, with initial weights drawn from the seed.

@@ -137,3 +137,18 @@ def test_a_server_model_is_trained_as_anyone_would_in_torch():
             optimizer.step()
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(module.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_secret_bytes_are_new_at_every_call():
+    server = make_server()
+    assert server.secure_rng
+    first, again = (server.keystream("votes", 1).bytes(16) for _ in range(2))
+    assert first != again
+
+
+def test_for_simulation_the_seed_the_purpose_and_the_round_decide_secret_bytes():
+    def drawn(seed, purpose, round):
+        return replace(make_server(seed=seed), secure_rng=False).keystream(purpose, round).bytes(16)
+
+    assert drawn(0, "votes", 1) == drawn(0, "votes", 1)
+    assert len({drawn(*which) for which in [(0, "votes", 1), (1, "votes", 1), (0, "counts", 1), (0, "votes", 2)]}) == 4
