@@ -10,6 +10,7 @@ from fedfuse.client.learn import LEARNT_FROM
 from fedfuse.client.learn_privately import private_training
 from fedfuse.client.protect import covered
 from fedfuse.client.teach import OWN_KNOWLEDGE
+from fedfuse.components import build
 from fedfuse.configuration import Configuration
 from fedfuse.errors import ConfigurationError, unknown_name
 from fedfuse.models.architecture import Architecture
@@ -48,6 +49,7 @@ def check_compatible(
         raise ConfigurationError(f"Strategy {name} sends {carrier}, which no client can make.")
     _check_guarantees(configuration, strategy, settings)
     _check_private_training(configuration, strategy, settings, architectures)
+    _check_guarantee_of_strategy(strategy, configuration, settings)
     for component, protector in zip(configuration.privacy, settings.protectors, strict=True):
         if protector.role != "training" and protector.carrier not in strategy.sends:
             sent = ", ".join(sorted(strategy.sends)) or "nothing"
@@ -216,6 +218,22 @@ def check_audits(configuration: Configuration, strategy: FusionStrategy, audits:
                 f"Audit {name} attacks {', '.join(missing)}; strategy {configuration.strategy.name} sends "
                 f"{', '.join(sorted(strategy.sends)) or 'nothing'}.{hint}"
             )
+
+
+def _check_guarantee_of_strategy(
+    strategy: FusionStrategy, configuration: Configuration, settings: ClientSettings
+) -> None:
+    """Refuse a strategy's guarantee that cannot be given, and what clients could see past its noise."""
+    exposure = settings.exposure
+    if exposure is None or strategy.guarantee(exposure, exposure.num_rounds) is None:
+        return
+    policy = configuration.transfer.policy
+    # A policy of a user's own that does not say may look back.
+    if getattr(build(policy, "transfer policy"), "looks_back", True):
+        raise ConfigurationError(
+            f"Transfer policy {policy.name} follows what clients answered before, which the guarantee of strategy "
+            f"{configuration.strategy.name} does not cover: use transfer/policy=all or random_subset."
+        )
 
 
 def _check_is_learnt(

@@ -503,3 +503,35 @@ def test_an_attack_on_what_is_not_sent_is_refused_with_those_that_fit():
     with pytest.raises(ConfigurationError, match=r"strategy fedproto sends prototypes\.$"):
         check_audits(configuration, strategy, {"theirs": OnSoftLabels()})
     check_audits(configuration, KnFu(), {"theirs": OnSoftLabels(), "canary": Canary()})
+
+
+def test_what_follows_former_answers_is_not_covered_by_the_guarantee_of_a_strategy():
+    noisy = ["strategy=gnmax", "strategy.sigma=5"]
+    for policy in ("class_balanced", "pcoreset"):
+        assert refusal(*noisy, f"transfer/policy={policy}") == (
+            f"Transfer policy {policy} follows what clients answered before, which the guarantee of strategy gnmax "
+            "does not cover: use transfer/policy=all or random_subset."
+        )
+        assert assemble(compose([*BASE, "strategy=fedmd", f"transfer/policy={policy}"])).strategy
+    assert assemble(compose([*BASE, *noisy, "transfer/policy=random_subset"])).promise.is_claimed
+
+
+class Silent:
+    """A transfer policy that does not say whether it looks back."""
+
+    def __call__(self, past, generator):
+        return torch.arange(past.num_samples)
+
+
+def test_a_policy_of_ones_own_that_does_not_say_whether_it_looks_back_is_refused_beside_a_guarantee():
+    silent = f"transfer.policy._target_={__name__}.Silent"
+    assert "which the guarantee of strategy gnmax does not cover" in refusal(
+        "strategy=gnmax", "strategy.sigma=5", silent
+    )
+    assert assemble(compose([*BASE, "strategy=fedmd", silent])).strategy
+
+
+def test_a_delta_for_too_many_clients_is_refused_before_the_run():
+    assert refusal("strategy=gnmax", "strategy.sigma=5", "strategy.delta=0.25").startswith(
+        "privacy: delta=0.25 of gnmax must be below 1/4, one in the number of clients"
+    )

@@ -2,6 +2,7 @@ import re
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from required import REQUIRED
 
 from fedfuse import catalogue
 from fedfuse.composition import compose, expand, quote
@@ -72,7 +73,7 @@ def test_composed_configuration_survives_its_file():
     "strategy", [name for name in catalogue.names("strategy", catalogue.folders()) if name != "custom"]
 )
 def test_every_strategy_can_be_chosen(strategy):
-    configuration = compose([f"strategy={strategy}"])
+    configuration = compose([f"strategy={strategy}", *REQUIRED.get(strategy, [])])
     assert configuration.strategy.name == strategy
     assert configuration.strategy.target.startswith(f"strategies.{strategy}.")
 

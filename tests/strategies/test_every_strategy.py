@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from required import REQUIRED
 
 from fedfuse import catalogue, results
 from fedfuse.assembly import load_federation, make_strategy
@@ -32,11 +33,12 @@ def quick(monkeypatch):
 
 def configuration_of(name):
     """What the strategy needs, and two models where it allows them."""
-    strategy = make_strategy(compose([*BASE, f"strategy={name}"]).strategy)
+    strategy = make_strategy(compose([*BASE, f"strategy={name}", *REQUIRED.get(name, [])]).strategy)
     return compose(
         [
             *BASE,
             f"strategy={name}",
+            *REQUIRED.get(name, []),
             "num_rounds=3",
             f"model={'mlp_small' if strategy.one_architecture else '[mlp_small,mlp_large]'}",
             f"share_facts=[{','.join(sorted({*strategy.needs, 'test_metrics'}))}]",
