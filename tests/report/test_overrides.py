@@ -17,6 +17,7 @@ def test_the_defaults_need_no_overrides():
     [
         ["seed=3", "num_clients=4", "fraction=0.25", "local_baseline=false"],
         ["strategy=fedmd", "strategy.space=probability"],
+        ["strategy=gnmax", "strategy.sigma=20.0", "strategy.epsilon=8.0"],  # leaves a value to the user
         ["strategy=fedproto"],  # brings an objective along
         ["strategy=fedproto", "objective=kd", "objective.temperature=2.0"],
         ["strategy=fedfuse"],  # brings predictors along, and how much is rehearsed

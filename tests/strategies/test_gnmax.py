@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,6 +135,18 @@ def test_every_round_and_every_call_to_a_secure_server_has_noise_of_its_own():
     assert not torch.equal(first, answers(GNMax(5.0), batch(votes), server(seed=1))[0])
     secure = [answers(GNMax(5.0), batch(votes), server(secure_rng=True))[0] for _ in range(2)]
     assert not torch.equal(*secure)
+
+
+def test_all_draws_of_a_round_come_from_one_stream_so_that_none_is_used_twice():
+    asked = []
+
+    def keystream(purpose, round):
+        asked.append((purpose, round))
+        return Keystream(bytes(32), purpose)
+
+    strategy = GNMax(5.0, threshold=1.0, threshold_sigma=5.0)
+    strategy.fuse(batch([[0] * 10], round=3), SimpleNamespace(keystream=keystream))
+    assert asked == [("gnmax", 3)]
 
 
 # What it promises
