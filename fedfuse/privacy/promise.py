@@ -54,10 +54,12 @@ class Promise:
         return any(guarantee.holds for guarantee in self.in_the_end)
 
     def spent(self, num_rounds: int) -> dict[str, float]:
-        """Return the epsilon of so many rounds for each unit that is protected."""
-        return {
-            guarantee.unit: guarantee.epsilon for guarantee in self.after(num_rounds) if guarantee.epsilon is not None
-        }
+        """Return the epsilon of so many rounds for each unit that is protected; of several guarantees the largest."""
+        spent: dict[str, float] = {}
+        for guarantee in self.after(num_rounds):
+            if guarantee.epsilon is not None:
+                spent[guarantee.unit] = max(guarantee.epsilon, spent.get(guarantee.unit, 0.0))
+        return spent
 
     def to_json(self) -> str:
         """Write what holds after the last round, and whether anything does."""

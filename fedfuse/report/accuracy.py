@@ -76,7 +76,10 @@ def _accuracy_chart(shown: Sequence[Mapping[str, Any]], local_only: Mapping[int,
     last = max(mean)
     description = (
         f"Accuracy on {KINDS[kind]} by round. In round {last} the mean over clients is {format_percent(mean[last])} "
-        f"per cent, and that of the worst 10 per cent of clients {format_percent(worst.get(last))} per cent."
+        "per cent"
     )
-    chart = line_chart(description, lines, notes, "accuracy (%)", lambda value: f"{100 * value:g}")
+    # Where privacy is guaranteed, only means are recorded.
+    if last in worst:
+        description += f", and that of the worst 10 per cent of clients {format_percent(worst[last])} per cent"
+    chart = line_chart(f"{description}.", lines, notes, "accuracy (%)", lambda value: f"{100 * value:g}")
     return page.join(page.heading(KINDS[kind].capitalize()), page.figure(chart))

@@ -113,7 +113,7 @@ def draw_figures(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
 def accuracy_by_round(
     metrics: Sequence[Mapping[str, Any]], local_only: Mapping[str, Mapping[str, float] | None]
 ) -> "Figure":
-    """Draw the mean accuracy over clients by round, with a band of one standard deviation to each side.
+    """Draw the mean accuracy over clients by round, with a band of one standard deviation where it is known.
 
     Parameters
     ----------
@@ -127,17 +127,19 @@ def accuracy_by_round(
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _figure(ONE_COLUMN, 2.6)
-    federated, baseline = [], []  # the lines, in the order of the legend
+    federated, bands, baseline = [], [], []  # in the order of the legend
     kinds = [("personal", "own test data", BLUE, "o"), ("general", "global test data", RED, "s")]
     for kind, test_data, colour, marker in kinds:
         known = [line for line in metrics if line[f"{kind}_mean"] is not None]
         if known:
             rounds = np.array([line["round"] for line in known])
             mean = 100 * np.array([line[f"{kind}_mean"] for line in known])
-            # Where only means may be told there is no spread.
-            std = 100 * np.array([line[f"{kind}_std"] or 0.0 for line in known])
-            low, high = np.clip(mean - std, 0, 100), np.clip(mean + std, 0, 100)
-            axes.fill_between(rounds, low, high, color=colour, alpha=0.18, linewidth=0)
+            # Where privacy is guaranteed, only means are recorded.
+            if all(line[f"{kind}_std"] is not None for line in known):
+                std = 100 * np.array([line[f"{kind}_std"] for line in known])
+                low, high = np.clip(mean - std, 0, 100), np.clip(mean + std, 0, 100)
+                axes.fill_between(rounds, low, high, color=colour, alpha=0.18, linewidth=0)
+                bands = [Patch(color=GREY, alpha=0.25, linewidth=0, label="\N{PLUS-MINUS SIGN} std over clients")]
             every, label = max(1, len(rounds) // 10), f"federated, {test_data}"
             federated += axes.plot(rounds, mean, color=colour, marker=marker, markevery=every, label=label)
         reference = local_only[kind]
@@ -148,8 +150,7 @@ def accuracy_by_round(
     axes.set_xlabel("round")
     axes.set_ylabel("accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    band = Patch(color=GREY, alpha=0.25, linewidth=0, label="\N{PLUS-MINUS SIGN} std over clients")
-    handles = [*federated, band, *baseline]
+    handles = [*federated, *bands, *baseline]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1.2, handlelength=2.4)
     return figure
 

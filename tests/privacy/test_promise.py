@@ -64,3 +64,9 @@ def test_what_is_promised_is_what_holds_after_the_last_round():
 
 def test_what_is_spent_so_far_is_told_for_each_unit():
     assert Promise((Accounted(),), VOTES, EXPOSURE).spent(5) == {"record": 0.5, "client": 5}
+
+
+def test_of_two_guarantees_for_one_unit_the_weaker_is_told():
+    both = SimpleNamespace(guarantee=lambda exposure, num_rounds: Guarantee("votes", "noise", "record", "all", 0.1, 0))
+    assert Promise((Accounted(),), both, EXPOSURE).spent(5) == {"record": 0.5}
+    assert Promise((Accounted(),), both, EXPOSURE).spent(0) == {"record": 0.1}

@@ -28,6 +28,7 @@ def make_run(tmp_path):
         class_names=("cat", "dog"),
         guarantees=NO_GUARANTEE,
         known=True,
+        only_means=False,
     ):
         directory = tmp_path / "run"
         configuration = compose([f"num_clients={num_clients}", f"num_rounds={num_rounds}", *overrides])
@@ -38,7 +39,9 @@ def make_run(tmp_path):
         weights /= weights.sum(axis=1, keepdims=True)
         for number in range(1, num_rounds + 1):
             clients = [client(i, _accuracy(i + number, known), _accuracy(i, known)) for i in range(num_clients)]
-            append_round(directory, record(number, clients, weights if relevance else None, left_out))
+            append_round(
+                directory, record(number, clients, weights if relevance else None, left_out), only_means=only_means
+            )
         for number in range(1, (num_rounds if baseline_rounds is None else baseline_rounds) + 1):
             clients = [client(i, _accuracy(i, known), 0.25) for i in range(num_clients)]
             append_round(directory / LOCAL_ONLY, record(number, clients))

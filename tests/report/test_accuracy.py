@@ -37,6 +37,13 @@ def test_it_says_that_no_client_told_its_accuracy(make_run):
     assert section(make_run(known=False)) == "<p>No client told its accuracy.</p>"
 
 
+def test_where_only_means_are_recorded_nothing_is_said_of_the_worst_clients(make_run):
+    text = section(make_run(num_rounds=2, only_means=True, baseline_rounds=0))
+    assert "In round 2 the mean over clients is 30.0 per cent." in text
+    assert "of the worst 10 per cent of clients" not in text
+    assert text.count("<polyline") == 2
+
+
 def test_there_is_nothing_before_the_first_round(make_run):
     directory = make_run(num_rounds=1, finished=False)
     (directory / "metrics.jsonl").unlink()

@@ -87,6 +87,13 @@ def test_accuracy_by_round_without_a_baseline_or_general_accuracy():
     assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())
 
 
+def test_accuracy_by_round_has_no_band_where_only_means_are_recorded():
+    only_means = [line(number, 0.25) | {"personal_std": None, "general_std": None} for number in (1, 2)]
+    figure = figures.accuracy_by_round(only_means, NO_BASELINE)
+    assert not figure.axes[0].collections
+    assert legend(figure) == ["federated, own test data", "federated, global test data"]
+
+
 # accuracy by client
 
 
