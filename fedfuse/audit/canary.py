@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fedfuse.audit.attacker_models import distilled, overfitted, probabilities
-from fedfuse.audit.audit import Answers, Evidence, Finding
+from fedfuse.audit.audit import Evidence, Finding
+from fedfuse.audit.averages import mean_answers
 from fedfuse.audit.exposure import exposures, exposures_of_strangers
 from fedfuse.audit.intervals import interval_of_mean
 from fedfuse.audit.planting import with_probes, with_training_samples
@@ -175,7 +176,7 @@ class Canary:
             of_students = _in_students(planted, list(by_id.values()), evidence)
             findings += _findings("another client's student", planted, of_students, of_control_student, evidence.seed)
         if evidence.shared[planted.owner] and self.probed:
-            sent = _mean_answers(evidence.shared[planted.owner], len(settings.transfer), settings.num_classes)
+            sent = mean_answers(evidence.shared[planted.owner], len(settings.transfer), settings.num_classes)
             of_sent = _exposed(planted, sent[planted.probes])
             in_control = probabilities(owner.architecture, control, planted.patterns[: 2 * self.canaries])
             findings += _findings("soft labels sent", planted, of_sent, _exposed(planted, in_control), evidence.seed)
@@ -215,22 +216,12 @@ def _in_students(planted: PlantedCanaries, clients: Sequence[Client], evidence: 
     )
 
 
-def _mean_answers(answers: Sequence[Answers], num_transfer: int, num_classes: int) -> Tensor:
-    """Average soft labels over rounds, which averages out noise: float64 ``[M, C]``, uniform where there are none."""
-    total = torch.zeros(num_transfer, num_classes, dtype=torch.float64)
-    times = torch.zeros(num_transfer, 1, dtype=torch.float64)
-    for rows, soft_labels in answers:
-        total[rows] += soft_labels.double()
-        times[rows] += 1
-    return torch.where(times > 0, total / times.clamp_min(1), 1 / num_classes)
-
-
 def _server_model(evidence: Evidence) -> Tensors | None:
     """Return what the server has for a model, or could make from what it fused last; None where it has neither."""
     settings, first = evidence.settings, evidence.clients[0].architecture
     last = [rounds[-1] for rounds in evidence.fused.values() if rounds]
     if last:
-        fused = _mean_answers(last, len(settings.transfer), settings.num_classes)
+        fused = mean_answers(last, len(settings.transfer), settings.num_classes)
         rows = torch.tensor(sorted({row for rows, _ in last for row in rows.tolist()}))
         inputs = settings.transfer.inputs[rows]
         return distilled(first, inputs, fused[rows], _budget(evidence), settings, evidence.runner, "audit server model")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedfuse.audit.audit import Evidence
-from fedfuse.audit.canary import Canary, PlantedCanaries, _exposed, _mean_answers
+from fedfuse.audit.canary import Canary, PlantedCanaries, _exposed
 from fedfuse.client.client import Client, first_state
 from fedfuse.client.state import ClientState
 from fedfuse.data.federation import Federation, Shared, TransferSet
@@ -266,10 +266,3 @@ def test_a_canary_is_ranked_among_its_own_labels_and_patterns_never_inserted_and
     assert exposed.canaries.tolist() == pytest.approx(np.log2([10 / 3, 10 / 9]).tolist())
     # Among the eight of decoys and unused ones: 0.4 is sixth, 0.6 third, 0.55 fourth, 0.45 fifth.
     assert exposed.floor == pytest.approx(np.log2([8 / 6, 8 / 3, 8 / 4, 8 / 5]).mean())
-
-
-def test_the_mean_is_over_the_rounds_in_which_a_row_was_answered_and_uniform_without_any():
-    first = (torch.tensor([0, 2]), torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
-    second = (torch.tensor([2]), torch.tensor([[0.7, 0.3]]))
-    mean = _mean_answers([first, second], num_transfer=3, num_classes=2)
-    assert mean.flatten().tolist() == pytest.approx([1.0, 0.0, 0.5, 0.5, 0.6, 0.4])
