@@ -27,6 +27,8 @@ SETTING = (
 )
 # Canaries and as many inputs that were never trained on are appended to the 300 transfer samples.
 PROBES = range(300, 348)
+# Each attacked client costs sixteen shadow clients.
+MEMBERSHIP = "{name: membership, clients: 2}"
 SWING = "{name: swing, maximum_temperature: %s%s}"
 
 # By name: how each arm differs. Only fedavg shares weights, and local nothing.
@@ -86,7 +88,7 @@ def measure(arm: str, seed: int, output: Path) -> str:
     path = output / "runs" / f"{arm.replace(' ', '_').replace(',', '')}-{seed}.json"
     if not path.exists():
         leaks = ["canary"] if arm in SHARES_NO_SOFT_LABELS else ["canary", "label_distribution"]
-        attacked = [] if arm == "local" else [run(arm, seed, leaks), run(arm, seed, ["membership"])]
+        attacked = [] if arm == "local" else [run(arm, seed, leaks), run(arm, seed, [MEMBERSHIP])]
         if arm == "fedavg":
             attacked = attacked[:1]  # membership is inferred from what is said of transfer samples
         plain = run(arm, seed, [])
