@@ -931,6 +931,25 @@ def test_a_run_with_an_attack_says_what_leaked_and_is_otherwise_a_run_with_plant
         resume(directory, num_rounds=3)
 
 
+def test_attacks_on_soft_labels_see_all_that_was_sent_and_plant_their_pools_beside_the_canaries(tmp_path):
+    attacks = [
+        "{name: canary, canaries: 20, counts: [1], control_epochs: 2}",
+        "{name: label_distribution, control_epochs: 2}",
+        "{name: membership, clients: 2, shadows: 4, control_epochs: 2}",
+    ]
+    words = ["strategy=fedmd", "num_rounds=2", "privacy=[swing]", f"audit=[{','.join(attacks)}]"]
+    configuration = configuration_of(*words)
+    simulation = assemble(configuration)
+    pools = simulation.audits[2].planted.pools
+    assert [pool.client_id for pool in pools] == [0, 1]
+    assert len(simulation.settings.transfer) == 80 + sum(len(pool.samples) for pool in pools)
+    findings = read_findings(simulate(configuration, tmp_path / "run"))
+    assert [one.subject for one in findings if one.audit == "label_distribution"] == ["soft labels sent"] * 2
+    of_membership = [one.subject for one in findings if one.audit == "membership"]
+    assert of_membership == ["soft labels sent"] * 2 + ["client's model"] * 2
+    assert all(one.low <= one.value <= one.high for one in findings)
+
+
 def test_attacks_see_what_the_server_saw_and_not_the_baseline(tmp_path, monkeypatch):
     seen = []
 
