@@ -207,6 +207,11 @@ def check_audits(configuration: Configuration, strategy: FusionStrategy, audits:
             f"audit=[{names}] looks into clients in this process; engine={configuration.engine.name} has them "
             "elsewhere: use engine=local."
         )
+    if audits and configuration.engine.workers not in (None, 1):
+        raise ConfigurationError(
+            f"audit=[{names}] looks into clients in this process; engine.workers={configuration.engine.workers} has "
+            "them elsewhere: use engine.workers=1."
+        )
     if len(audits) < len(configuration.audit):
         raise ConfigurationError(f"audit=[{names}] names an audit twice.")
     for name, audit in audits.items():

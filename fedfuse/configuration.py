@@ -89,7 +89,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How the work of clients is executed; ``timeout`` is in seconds, ``workers`` and ``address`` are for Ray.
+    """How the work of clients is executed; ``timeout`` is in seconds, ``workers`` are processes, ``address`` is Ray's.
 
     ``tf32`` lets a CUDA device round the factors of products of float32 numbers to 10 bits.
     """
@@ -123,6 +123,10 @@ class EngineSettings:
             raise ConfigurationError(f"device={self.device} is for engine=local; engine=ray computes on processors.")
         if self.name == "ray" and self.runner == "stacked":
             raise ConfigurationError("runner=stacked trains clients together; engine=ray sends them one by one.")
+        if self.workers not in (None, 1) and self.device == "cuda":
+            raise ConfigurationError(
+                f"workers={self.workers} is for device=cpu; one process computes on a CUDA device."
+            )
         if self.workers is not None and self.address is not None:
             raise ConfigurationError("workers is for a Ray of the run's own; address names one that is running.")
 

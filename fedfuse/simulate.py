@@ -27,7 +27,7 @@ from fedfuse.assembly import (
 from fedfuse.audit.audit import Evidence, Finding, PlantedAudit, names_of, plant
 from fedfuse.audit.evidence import Witness
 from fedfuse.audit.record import read_findings, write_findings
-from fedfuse.checkpoint import FOLDER, check_version, open_client_states
+from fedfuse.checkpoint import CLIENTS, FOLDER, check_version, open_client_states
 from fedfuse.client.client import Client, ClientSettings
 from fedfuse.client_app import make_app, simulated_node
 from fedfuse.compatibility import check_audits, check_compatible
@@ -37,6 +37,7 @@ from fedfuse.data.federation import Federation
 from fedfuse.device import choose_device, computing_on
 from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.engine.ray import check_installed, run_on_ray
+from fedfuse.engine.workers import Workers, choose_number
 from fedfuse.errors import ConfigurationError
 from fedfuse.models.architecture import size_in_words
 from fedfuse.privacy.chain import check_not_prolonged
@@ -102,7 +103,7 @@ def simulate(configuration: Configuration, directory: Path | None = None) -> Pat
     return directory
 
 
-def resume(directory: Path, num_rounds: int | None = None) -> Path:
+def resume(directory: Path, num_rounds: int | None = None, workers: int | None = None) -> Path:
     """Continue a run that was stopped, with the results that it would have had.
 
     Parameters
@@ -111,6 +112,8 @@ def resume(directory: Path, num_rounds: int | None = None) -> Path:
         The run's directory.
     num_rounds : int, optional
         Go on until this round instead of the one that was configured.
+    workers : int, optional
+        Go on in so many processes instead of those that were configured; results are the same.
 
     Raises
     ------
@@ -133,7 +136,9 @@ def resume(directory: Path, num_rounds: int | None = None) -> Path:
             raise ConfigurationError(f"num_rounds={num_rounds}, but {done} rounds are already done.")
         check_not_prolonged(configuration.privacy, configuration.num_rounds, num_rounds)
         configuration = replace(configuration, num_rounds=num_rounds)
-        results.write_text(directory, "config.yaml", to_yaml(configuration))
+    if workers is not None:
+        configuration = replace(configuration, engine=replace(configuration.engine, workers=workers))
+    results.write_text(directory, "config.yaml", to_yaml(configuration))
     simulation = assemble(configuration)
     results.write_text(directory, results.GUARANTEES_FILE, simulation.promise.to_json())  # more rounds can cost more
     _run(simulation, directory)
@@ -209,9 +214,16 @@ def _run_on_engine(simulation: Simulation, directory: Path, display: Display, tr
 
     @contextmanager
     def reach_locally(stage: Simulation, directory: Path) -> Iterator[_Reached]:
-        with closing(open_client_states(directory)) as states:
-            grid = LocalGrid(stage.clients, stage.settings, configuration.engine.runner, display.verb, device, states)
-            witness = Witness(grid, stage.clients, stage.settings) if stage.audits else None
+        clients, settings, engine, verb = stage.clients, stage.settings, configuration.engine, display.verb
+        # Audits look into the clients, which are therefore here.
+        number = 1 if stage.audits else choose_number(engine, clients, settings, configuration.num_rounds, device)
+        path = directory / FOLDER / CLIENTS
+        with (
+            closing(open_client_states(directory)) as states,
+            Workers(clients, settings, engine, number, path, verb) if number > 1 else nullcontext() as workers,
+        ):
+            grid = LocalGrid(clients, settings, engine.runner, verb, device, states, workers)
+            witness = Witness(grid, clients, settings) if stage.audits else None
             yield _Reached(witness or grid, states.commit, witness)
 
     def run_stages(grid: Grid) -> None:

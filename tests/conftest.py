@@ -158,7 +158,7 @@ def simulation(monkeypatch):
     calls = []
     module = SimpleNamespace(
         simulate=lambda configuration: calls.append(("simulate", configuration)),
-        resume=lambda directory, num_rounds: calls.append(("resume", directory, num_rounds)),
+        resume=lambda directory, *numbers: calls.append(("resume", directory, *numbers)),
     )
     monkeypatch.setitem(sys.modules, "fedfuse.simulate", module)
     return calls

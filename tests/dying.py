@@ -3,19 +3,22 @@
 import os
 import signal
 from pathlib import Path
+from typing import ClassVar
 
 from fedfuse.privacy.guarantee import Guarantee
 
 
 class Dying:
-    carrier = "soft_labels"
-    needs_reference = False
+    carrier: ClassVar[str] = "soft_labels"
+    role: ClassVar[str] = "heuristic"
+    needs_reference: ClassVar[bool] = False
+    uses_private_data: ClassVar[bool] = False
 
     def __init__(self, directory: str, call: int) -> None:
         self.directory = Path(directory)
         self.call = call
 
-    def __call__(self, soft_labels, reference, generator):
+    def __call__(self, soft_labels, context):
         number = 1
         while True:
             try:
@@ -27,5 +30,5 @@ class Dying:
             os.kill(os.getpid(), signal.SIGKILL)
         return soft_labels
 
-    def guarantee(self) -> Guarantee:
+    def guarantee(self, exposure, num_rounds) -> Guarantee:
         return Guarantee("dying", "none", "none", "none")

@@ -41,14 +41,15 @@ def test_version(capsys):
         (["run", "seed=1,2"], "seed=1,2 gives several values: add -m to run each"),
         (["run", "-m", "seed=interval(0,1)"], "seed=interval(0,1) cannot be listed"),
         (["run", "resume=nowhere"], "There is no run to resume in 'nowhere': no such directory."),
-        (["run", "resume=.", "seed=3"], "resume=DIR goes with num_rounds=N only, not with seed."),
-        (["run", "resume=.", "-m"], "resume=DIR goes with num_rounds=N only, not with -m."),
+        (["run", "resume=.", "seed=3"], "resume=DIR goes with num_rounds=N and engine.workers=N only, not with seed."),
+        (["run", "resume=.", "-m"], "resume=DIR goes with num_rounds=N and engine.workers=N only, not with -m."),
         (
             ["run", "resume=.", "--config-dir=."],
-            "resume=DIR goes with num_rounds=N only, not with --config-dir.",
+            "resume=DIR goes with num_rounds=N and engine.workers=N only, not with --config-dir.",
         ),
         (["run", "resume=.", "num_rounds=0"], "num_rounds must be a whole number of at least 1, not '0'."),
         (["run", "resume=.", "num_rounds=x"], "num_rounds must be a whole number of at least 1, not 'x'."),
+        (["run", "resume=.", "engine.workers=0"], "engine.workers must be a whole number of at least 1, not '0'."),
     ],
 )
 def test_mistakes_end_with_code_2_and_one_line(words, expected, capsys, simulation):

@@ -478,6 +478,11 @@ def test_private_training_is_accounted_before_the_run():
             ["audit=[canary]", "engine=ray"],
             "audit=[canary] looks into clients in this process; engine=ray has them elsewhere: use engine=local.",
         ),
+        (
+            ["audit=[canary]", "engine.workers=2"],
+            "audit=[canary] looks into clients in this process; engine.workers=2 has them elsewhere: "
+            "use engine.workers=1.",
+        ),
         (["audit=[canary,canary]"], "audit=[canary,canary] names an audit twice."),
     ],
 )

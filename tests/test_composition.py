@@ -377,8 +377,8 @@ ERRORS = [
     ("+sed=3", "Unknown key 'sed'. Did you mean 'seed'?"),
     ("~seed", "~seed is not possible: write seed=VALUE."),
     ("seed@x=1", "seed@x=1 is not possible: write seed=VALUE."),
-    ("engine.workers=2", "Unknown key 'engine.workers'. Did you mean 'engine.runner'? "
-     "Valid: engine.runner, engine.device, engine.precision, engine.tf32, engine.threads, engine.timeout."),
+    ("engine.address=auto", "Unknown key 'engine.address'. Did you mean 'engine.workers'? Valid: engine.runner, "
+     "engine.device, engine.precision, engine.tf32, engine.threads, engine.timeout, engine.workers."),
     ("engine.device=gpu", "engine.device must be one of auto, cpu, cuda, not 'gpu'."),
     ("engine.name=ray", "Unknown key 'engine.name'."),
     ("transfer.pat=x", "Unknown key 'transfer.pat'. Did you mean 'transfer.path'?"),

@@ -192,6 +192,12 @@ def test_value_out_of_range_is_refused(changes, expected):
         (lambda: EngineSettings(name="ray", workers=0), "workers must be a whole number of at least 1, not 0."),
         (lambda: EngineSettings(name="ray", workers=True), "workers must be a whole number of at least 1, not True."),
         (lambda: EngineSettings(name="ray", workers=1.5), "workers must be a whole number of at least 1, not 1.5."),
+        (lambda: EngineSettings(workers=0), "workers must be a whole number of at least 1, not 0."),
+        (lambda: EngineSettings(workers="all"), "workers must be a whole number of at least 1, not 'all'."),
+        (
+            lambda: EngineSettings(device="cuda", workers=2),
+            "workers=2 is for device=cpu; one process computes on a CUDA device.",
+        ),
         (lambda: EngineSettings(name="ray", address=""), "address must be text, not ''."),
         (lambda: EngineSettings(name="ray", address=6379), "address must be text, not 6379."),
         (
@@ -234,7 +240,8 @@ def test_bounds_themselves_are_allowed_where_they_are_said_to_be():
     OptimizerSettings(momentum=0, weight_decay=0, lr=10**400)
     EngineSettings(name="ray", runner="auto", workers=1)
     EngineSettings(name="ray", runner="sequential", address="auto")
-    EngineSettings(name="local", runner="stacked")
+    EngineSettings(name="local", runner="stacked", workers=8)
+    EngineSettings(device="cuda", workers=1)
     EngineSettings(device="auto", tf32=True)
 
 

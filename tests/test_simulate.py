@@ -22,6 +22,7 @@ from fedfuse.checkpoint import CLIENTS, FOLDER, SERVER
 from fedfuse.client.state import ABSORBED, SHARED, Generation
 from fedfuse.configuration import from_yaml
 from fedfuse.engine.local_grid import LocalGrid
+from fedfuse.engine.workers import Workers
 from fedfuse.errors import ConfigurationError, TooFewClientsError
 from fedfuse.messages import SHARE, Request
 from fedfuse.privacy.accounting import zcdp_to_epsilon
@@ -339,15 +340,32 @@ def test_resume_goes_on_to_a_later_round(strategy, tmp_path):
     assert len(results.read_metrics(directory / results.LOCAL_ONLY)) == 3
 
 
+PRIVATE = ("strategy=knfu", "local_baseline=false", "secure_rng=false", "num_clients=2")
+IN_WORKERS = {
+    "open": (*STRATEGIES["knfu"], "local_baseline=false", "num_clients=3"),
+    "private": (*PRIVATE, "model=[mlp_small]", "privacy=[{name: dp_sgd, noise_multiplier: 2, accountant: rdp}]"),
+}
+
+
+@pytest.mark.parametrize("kind", IN_WORKERS)
+def test_workers_leave_what_one_process_leaves_and_any_number_goes_on_with_their_run(kind, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("fedfuse.simulate.Workers", lambda *parts: started.append(parts[3]) or Workers(*parts))
+    overrides = IN_WORKERS[kind]
+    directory = simulate(configuration_of(*overrides, "num_rounds=1", "engine.workers=1"), tmp_path / "run")
+    for num_rounds, workers in ((2, 2), (3, 1)):
+        resume(directory, num_rounds, workers)
+        assert from_yaml((directory / "config.yaml").read_text()).engine.workers == workers
+    assert started == [2]
+    assert outcome(directory) == uninterrupted(*overrides)
+
+
 def test_resume_refuses_fewer_rounds_than_are_done(tmp_path):
     directory = simulate(configuration_of("strategy=local", "num_rounds=2"), tmp_path / "run")
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     with pytest.raises(ConfigurationError, match=r"^num_rounds=1, but 2 rounds are already done\.$"):
         resume(directory, num_rounds=1)
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
-
-
-PRIVATE = ("strategy=knfu", "local_baseline=false", "secure_rng=false", "num_clients=2")
 
 
 def test_private_training_tracks_what_is_spent_and_goes_on_where_it_was_stopped(tmp_path):
@@ -950,17 +968,19 @@ def test_attacks_on_soft_labels_see_all_that_was_sent_and_plant_their_pools_besi
     assert all(one.low <= one.value <= one.high for one in findings)
 
 
-def test_attacks_see_what_the_server_saw_and_not_the_baseline(tmp_path, monkeypatch):
-    seen = []
+def test_attacks_see_what_the_server_saw_in_one_process_and_not_the_baseline(tmp_path, monkeypatch):
+    seen, numbers = [], []
 
     def measure(self, evidence):
         seen.append(evidence)
         return ()
 
     monkeypatch.setattr("fedfuse.audit.canary.Canary.measure", measure)
+    monkeypatch.setattr("fedfuse.simulate.choose_number", lambda *parts: numbers.append(1) or 1)
     words = ["strategy=knfu", "privacy=[noise]", "num_rounds=2", "audit=[canary]"]
     directory = simulate(configuration_of(*words), tmp_path / "run")
     assert len(seen) == 1
+    assert len(numbers) == 1  # the baseline may have workers
     evidence = seen[0]
     assert read_findings(directory) == []
     assert {client: len(rounds) for client, rounds in evidence.shared.items()} == {0: 2, 1: 2, 2: 2}

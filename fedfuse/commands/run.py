@@ -24,6 +24,7 @@ examples:
   fedfuse run -m strategy=knfu,local seed=0,1,2            six runs, one after another
   fedfuse run output=my_run                                write to my_run, not to a new directory in outputs/
   fedfuse run resume=my_run num_rounds=40                  go on where my_run stopped, up to round 40
+  fedfuse run resume=my_run engine.workers=2               the same in two processes, with equal results
   fedfuse run strategy=custom strategy._target_=my_package.MyStrategy ++strategy.strength=2
 """
 
@@ -64,17 +65,18 @@ def _resume(overrides: Sequence[str], arguments: Namespace) -> int:
     """Continue the run in a directory, which holds its configuration."""
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     directory = Path(given.pop("resume"))
-    num_rounds = given.pop("num_rounds", None)
+    num_rounds, workers = given.pop("num_rounds", None), given.pop("engine.workers", None)
     if given or arguments.multirun or arguments.config_dir:
         other = next(iter(given), "-m" if arguments.multirun else "--config-dir")
-        raise ConfigurationError(f"resume=DIR goes with num_rounds=N only, not with {other}.")
-    if num_rounds is not None and not (num_rounds.isdecimal() and int(num_rounds) > 0):
-        raise ConfigurationError(f"num_rounds must be a whole number of at least 1, not {num_rounds!r}.")
+        raise ConfigurationError(f"resume=DIR goes with num_rounds=N and engine.workers=N only, not with {other}.")
+    for key, value in (("num_rounds", num_rounds), ("engine.workers", workers)):
+        if value is not None and not (value.isdecimal() and int(value) > 0):
+            raise ConfigurationError(f"{key} must be a whole number of at least 1, not {value!r}.")
     if not directory.is_dir():
         raise ConfigurationError(f"There is no run to resume in {str(directory)!r}: no such directory.")
     from fedfuse.simulate import resume  # slow, as in _run
 
-    resume(directory, None if num_rounds is None else int(num_rounds))
+    resume(directory, *(None if number is None else int(number) for number in (num_rounds, workers)))
     return 0
 
 

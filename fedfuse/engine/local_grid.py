@@ -1,4 +1,4 @@
-"""A Flower grid in this process: all messages of a phase at once, clients of one architecture together.
+"""A Flower grid on this machine: all messages of a phase at once, clients of one architecture together.
 
 The only file that touches Flower's private names (task identity and run), which are process-global: one run at a time
 in a process.
@@ -6,8 +6,9 @@ in a process.
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -38,8 +39,16 @@ class _Asked:
     request: Request
 
 
+class Workforce(Protocol):
+    """What computes clients in other processes, see `fedfuse.engine.workers.Workers`."""
+
+    def answer(self, kind: str, records: Mapping[int, RecordDict]) -> dict[int, RecordDict]:
+        """Let clients answer messages of one kind, by client id."""
+        ...
+
+
 class LocalGrid(Grid):
-    """Runs clients in this process, under the same wire form as everywhere else.
+    """Runs clients in this process or in workers of its own, under the same wire form as everywhere else.
 
     Parameters
     ----------
@@ -55,6 +64,8 @@ class LocalGrid(Grid):
         Where the clients are computed.
     store : StateStore, optional
         Where the clients' states are kept; without, in memory.
+    workers : Workforce, optional
+        Other processes that compute the clients and keep their states themselves; without, this one does.
     """
 
     def __init__(
@@ -65,6 +76,7 @@ class LocalGrid(Grid):
         verb: Callable[[str, int, int], None] | None = None,
         device: Device = CPU,
         store: StateStore | None = None,
+        workers: Workforce | None = None,
     ) -> None:
         self._clients = {client.client_id + 1: client for client in clients}
         self._settings = settings
@@ -72,6 +84,7 @@ class LocalGrid(Grid):
         self._verb = verb
         self._device = device
         self.store = MemoryStore() if store is None else store
+        self._workers = workers
         self._message_numbers = itertools.count()
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(RUN_ID)
@@ -88,6 +101,7 @@ class LocalGrid(Grid):
             message.metadata.__dict__["_message_id"] = f"local-{next(self._message_numbers)}"
         replies: list[Message] = []
         asked: dict[str, list[_Asked]] = {SHARE: [], ABSORB: []}
+        handed_on: dict[str, list[Message]] = {SHARE: [], ABSORB: []}
         for message in messages:
             kind = message.metadata.message_type
             client = self._clients.get(message.metadata.dst_node_id)
@@ -96,12 +110,23 @@ class LocalGrid(Grid):
             elif kind == DESCRIBE:
                 record = phases.describe(client, self._settings).to_record()
                 replies.append(Message(record, reply_to=message))
+            elif self._workers is not None:
+                handed_on[kind].append(message)
             else:
                 request = Request.from_record(message.content)
                 asked[kind].append(_Asked(message, client, request))
         replies += self._run_phase(phases.share, SHARED, asked[SHARE])
         replies += self._run_phase(phases.absorb_and_evaluate, ABSORBED, asked[ABSORB])
+        for kind, of_kind in handed_on.items():
+            replies += self._hand_on(kind, of_kind)
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+
+    def _hand_on(self, kind: str, messages: Sequence[Message]) -> list[Message]:
+        if self._workers is None or not messages:
+            return []
+        records = {self._clients[one.metadata.dst_node_id].client_id: one.content for one in messages}
+        answers = self._workers.answer(kind, records)
+        return [Message(answers[client_id], reply_to=one) for client_id, one in zip(records, messages, strict=True)]
 
     def _run_phase(self, phase: phases.Phase, finished: int, asked: Sequence[_Asked]) -> list[Message]:
         cohorts: dict[str, list[_Asked]] = {}

@@ -54,10 +54,10 @@ def test_examples_of_the_help_compose(simulation, processes, capsys):
     for line in lines:
         command = re.split(r"\s{3,}", line)[0]
         if "resume=" in command:
-            Path("my_run").mkdir()
+            Path("my_run").mkdir(exist_ok=True)
         words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", command)]
         assert main(words) == 0, capsys.readouterr().err
-    assert [call[0] for call in simulation].count("simulate") == len(lines) - 2
+    assert [call[0] for call in simulation].count("simulate") == len(lines) - 3
     assert len(processes.started) == 6
 
 
@@ -80,7 +80,8 @@ def test_resume_continues_in_the_directory(simulation, tmp_path):
     (tmp_path / "run=1 (a)").mkdir()
     assert main(["run", "resume=run=1 (a)"]) == 0
     assert main(["run", "num_rounds=40", "resume=run=1 (a)"]) == 0
-    assert simulation == [("resume", Path("run=1 (a)"), None), ("resume", Path("run=1 (a)"), 40)]
+    assert main(["run", "resume=run=1 (a)", "engine.workers=2"]) == 0
+    assert simulation == [("resume", Path("run=1 (a)"), *numbers) for numbers in ((None, None), (40, None), (None, 2))]
 
 
 def test_multirun_runs_every_combination_in_its_own_process(processes, capsys):
