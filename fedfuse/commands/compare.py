@@ -87,7 +87,8 @@ def _carry_out(directory: Path, plan: Plan, jobs: int) -> int:
             print_line(console, note)
         try:
             with make_display(console) as display:
-                comparison = carry_out(directory, plan, jobs, partial(start_process, directory, plan, lock), display)
+                start = partial(start_process, directory, plan, lock, jobs)
+                comparison = carry_out(directory, plan, jobs, start, display)
         except KeyboardInterrupt:
             print_comparison(console, read_comparison(directory, plan), directory)
             print_line(console, f"Interrupted. To continue: fedfuse compare {shlex.quote(f'resume={directory}')}")

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import IO, Protocol
 
 from fedfuse.compare.outcome import log_path, run_directory
-from fedfuse.compare.plan import Plan, Run
+from fedfuse.compare.plan import Plan, Run, key_of
 from fedfuse.compare.warm_start import start_warm
 from fedfuse.composition import quote
 from fedfuse.errors import ConfigurationError
@@ -87,7 +87,7 @@ def run_all(
             raise
 
 
-def start_process(directory: Path, plan: Plan, lock: IO[str], run: Run) -> Process:
+def start_process(directory: Path, plan: Plan, lock: IO[str], jobs: int, run: Run) -> Process:
     """Start a run in its directory, or what is left of it; its modules are searched where those of this process are.
 
     Parameters
@@ -98,10 +98,12 @@ def start_process(directory: Path, plan: Plan, lock: IO[str], run: Run) -> Proce
         What the run belongs to.
     lock : file
         See `claim`: the run holds it as well.
+    jobs : int
+        How many runs there are at a time.
     run : Run
         What to run. Ray starts processes of its own, for which it wants a fresh one.
     """
-    words, log = words_of(directory, plan, run), log_path(directory, run)
+    words, log = words_of(directory, plan, jobs, run), log_path(directory, run)
     log.parent.mkdir(exist_ok=True)
     if run.engine != "ray":
         return start_warm(words, log, lock)
@@ -122,14 +124,19 @@ def start_process(directory: Path, plan: Plan, lock: IO[str], run: Run) -> Proce
         )
 
 
-def words_of(directory: Path, plan: Plan, run: Run) -> list[str]:
-    """Say what follows ``fedfuse run`` for a run, or for what is left of it; what never began is cleared away."""
+def words_of(directory: Path, plan: Plan, jobs: int, run: Run) -> list[str]:
+    """Say what follows ``fedfuse run`` for a run, or for what is left of it; what never began is cleared away.
+
+    Runs side by side have the cores already: none takes them all for workers of its own, unless it is told to.
+    """
     path = run_directory(directory, run)
     if (path / "config.yaml").is_file():
         return [f"resume={path}"]
     # A run writes its configuration before anything else, so there is nothing to lose.
     shutil.rmtree(path, ignore_errors=True)
     words = [] if plan.config_dir is None else [f"--config-dir={plan.config_dir}"]
+    if jobs > 1 and run.engine == "local" and "engine.workers" not in map(key_of, run.overrides):
+        words.append("engine.workers=1")
     return [*words, *run.overrides, "local_baseline=false", f"output={quote(str(path))}"]
 
 

@@ -46,7 +46,7 @@ def started(monkeypatch):
     monkeypatch.setattr("fedfuse.compare.report.draw_comparison", lambda comparison: figure())
     runs = []
 
-    def start(directory, plan, lock, run):
+    def start(directory, plan, lock, jobs, run):
         runs.append(run.folder)
         if run.folder in start.failing:
             if isinstance(start.failing[run.folder], BaseException):

@@ -43,7 +43,7 @@ def start(make_run, popen, tmp_path):
     def start(config_dir=None, **changes):
         run = replace(make_run("knfu", 3), engine="ray")
         with claim(tmp_path) as lock:
-            start_process(tmp_path, Plan((), config_dir, (run,), ()), lock, run)
+            start_process(tmp_path, Plan((), config_dir, (run,), ()), lock, 1, run)
             popen[-1].lock = lock.fileno()
         return popen[-1]
 
@@ -141,12 +141,27 @@ def test_a_run_in_this_process_is_forked_off_one_that_is_warm(make_run, popen, t
     monkeypatch.setattr(processes, "start_warm", lambda words, log, lock: started.append((words, log, lock)))
     run = make_run("knfu", 3)
     with claim(tmp_path) as lock:
-        start_process(tmp_path, Plan((), "/own", (run,), ()), lock, run)
+        start_process(tmp_path, Plan((), "/own", (run,), ()), lock, 1, run)
     ((words, log, held),) = started
     assert words[:3] == ["--config-dir=/own", "strategy=knfu", "seed=3"]
     assert (log, held) == (tmp_path / "logs" / "knfu-seed=3.log", lock)
     assert log.parent.is_dir()
     assert popen == []
+
+
+@pytest.mark.parametrize(
+    ("jobs", "changes", "given"),
+    [
+        (1, {}, []),
+        (2, {}, ["engine.workers=1"]),
+        (2, {"engine": "ray"}, []),
+        (2, {"overrides": ("strategy=knfu", "engine.workers=3")}, ["engine.workers=3"]),
+    ],
+)
+def test_runs_side_by_side_do_not_take_all_cores_each(make_run, tmp_path, jobs, changes, given):
+    run = replace(make_run("knfu", 3), **changes)
+    words = processes.words_of(tmp_path, Plan((), None, (run,), ()), jobs, run)
+    assert [word for word in words if word.startswith("engine.workers")] == given
 
 
 def test_half_a_run_is_resumed(start, make_run, write_rounds, tmp_path):
