@@ -14,7 +14,7 @@ Schema = TypeVar("Schema")
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 ENGINES = ("local", "ray")
-RUNNERS = ("auto", "sequential", "stacked")
+RUNNERS = ("auto", "sequential", "stacked", "probe")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "float64")
 FACTS = ("num_examples", "label_counts", "private_labels", "test_metrics")
@@ -123,6 +123,8 @@ class EngineSettings:
             raise ConfigurationError(f"device={self.device} is for engine=local; engine=ray computes on processors.")
         if self.name == "ray" and self.runner == "stacked":
             raise ConfigurationError("runner=stacked trains clients together; engine=ray sends them one by one.")
+        if self.runner == "probe" and (self.name == "ray" or self.workers not in (None, 1)):
+            raise ConfigurationError("runner=probe measures in the process that trains: use engine=local, workers=1.")
         if self.workers not in (None, 1) and self.device == "cuda":
             raise ConfigurationError(
                 f"workers={self.workers} is for device=cpu; one process computes on a CUDA device."

@@ -36,6 +36,7 @@ from fedfuse.configuration import Component, Configuration, from_yaml, to_yaml
 from fedfuse.data.federation import Federation
 from fedfuse.device import choose_device, computing_on
 from fedfuse.engine.local_grid import LocalGrid
+from fedfuse.engine.probe import probed_once
 from fedfuse.engine.ray import check_installed, run_on_ray
 from fedfuse.engine.workers import Workers, choose_number
 from fedfuse.errors import ConfigurationError
@@ -222,7 +223,8 @@ def _run_on_engine(simulation: Simulation, directory: Path, display: Display, tr
             closing(open_client_states(directory)) as states,
             Workers(clients, settings, engine, number, path, verb) if number > 1 else nullcontext() as workers,
         ):
-            grid = LocalGrid(clients, settings, engine.runner, verb, device, states, workers)
+            measured = probed_once(clients, settings, directory / FOLDER) if engine.runner == "probe" else None
+            grid = LocalGrid(clients, settings, measured or engine.runner, verb, device, states, workers)
             witness = Witness(grid, clients, settings) if stage.audits else None
             yield _Reached(witness or grid, states.commit, witness)
 

@@ -340,8 +340,8 @@ ERRORS = [
     ("learn.optimizer.name=sdg", "learn.optimizer.name must be one of sgd, adam, adamw, rmsprop, not 'sdg'. "
      "Did you mean 'sgd'?"),
     ("absorb.optimizer.momentum=1", "absorb.optimizer.momentum must be a number from 0 to below 1, not 1."),
-    ("engine.runner=fast", "engine.runner must be one of auto, sequential, stacked, not 'fast'."),
-    ("engine={runner: fast}", "engine.runner must be one of auto, sequential, stacked, not 'fast'."),
+    ("engine.runner=fast", "engine.runner must be one of auto, sequential, stacked, probe, not 'fast'."),
+    ("engine={runner: fast}", "engine.runner must be one of auto, sequential, stacked, probe, not 'fast'."),
     ("engine.precision=float46", "engine.precision must be one of float32, float64, not 'float46'. Did"),
     ("split.test=0.9", "split.validation (0.15) and test (0.9) together must stay below 1."),
     ("transfer.path=3", "transfer.path must be text, not 3."),

@@ -170,7 +170,7 @@ def test_value_out_of_range_is_refused(changes, expected):
         ),
         (
             lambda: EngineSettings(runner="stack"),
-            "runner must be one of auto, sequential, stacked, not 'stack'. Did",
+            "runner must be one of auto, sequential, stacked, probe, not 'stack'. Did",
         ),
         (
             lambda: EngineSettings(precision="float16"),

@@ -994,3 +994,23 @@ def test_attacks_see_what_the_server_saw_in_one_process_and_not_the_baseline(tmp
             name: tensor.tolist() for name, tensor in state.parameters.items()
         }
     assert (directory / results.LOCAL_ONLY / results.METRICS_FILE).exists()
+
+
+def test_a_run_keeps_to_what_was_measured_when_it_began(tmp_path, monkeypatch):
+    overrides = ("num_rounds=2", "model=mlp_small", "engine.runner=probe", "local_baseline=false")
+    chosen = {}
+
+    def probe(clients, settings):
+        assert not chosen
+        chosen.update({client.architecture.signature: "sequential" for client in clients})
+        return chosen
+
+    monkeypatch.setattr("fedfuse.engine.probe.probe", probe)
+    directory = simulate(configuration_of(*overrides), tmp_path / "run")
+    expected = results.read_metrics(
+        simulate(configuration_of(*overrides, "engine.runner=sequential"), tmp_path / "sequential")
+    )
+    measured = results.read_metrics(directory)
+    assert [line["personal_mean"] for line in measured] == [line["personal_mean"] for line in expected]
+    resume(directory, 3)
+    assert len(results.read_metrics(directory)) == 3

@@ -56,7 +56,7 @@ class LocalGrid(Grid):
         All clients; node ids are client ids plus one, because Flower keeps zero for itself.
     settings : ClientSettings
         How every client works.
-    runner : str
+    runner : str or Mapping[str, str]
         See `fedfuse.engine.runner.choose_runner`.
     verb : Callable[[str, int, int], None], optional
         Told each verb as it begins, with the number of clients done and in all.
@@ -72,7 +72,7 @@ class LocalGrid(Grid):
         self,
         clients: Sequence[Client],
         settings: ClientSettings,
-        runner: str = "auto",
+        runner: str | Mapping[str, str] = "auto",
         verb: Callable[[str, int, int], None] | None = None,
         device: Device = CPU,
         store: StateStore | None = None,

@@ -1,11 +1,13 @@
 """Which runner trains a cohort."""
 
+from collections.abc import Mapping
+
 from fedfuse.client.fit import Fit
 from fedfuse.engine import sequential, stacked
 from fedfuse.errors import unknown_name
 from fedfuse.models.architecture import Architecture
 
-RUNNERS = ("auto", "sequential", "stacked")
+RUNNERS = ("auto", "sequential", "stacked", "probe")
 
 STACKABLE_LAYERS = frozenset({"Flatten", "GELU", "Identity", "LayerNorm", "Linear", "ReLU", "Sigmoid", "Tanh"})
 # Above this size a model's step is bound by arithmetic, not by dispatch, and stacking stops paying (measured).
@@ -14,16 +16,16 @@ LARGEST_STACKED = 160_000
 UNSTACKABLE_LAYERS = ("Dropout", "BatchNorm")
 
 
-def choose_runner(name: str, architecture: Architecture, on_cuda: bool = False) -> Fit:
+def choose_runner(name: str | Mapping[str, str], architecture: Architecture, on_cuda: bool = False) -> Fit:
     """Choose how a cohort is trained.
 
     Parameters
     ----------
-    name : str
-        One of `RUNNERS`. ``auto`` is a fixed rule on layer types and size, so that one seed gives one result: small
-        multilayer perceptrons are stacked, everything else is sequential; on a CUDA device everything is stacked.
-        Models with dropout, batch normalisation or tied parameters, and those that torch cannot run stacked, are
-        sequential under every name.
+    name : str or Mapping[str, str]
+        One of `RUNNERS`, or what `fedfuse.engine.probe` found for the signature of each architecture. ``auto`` is a
+        fixed rule on layer types and size, so that one seed gives one result: small multilayer perceptrons are stacked,
+        everything else is sequential; on a CUDA device everything is stacked. Models with dropout, batch normalisation
+        or tied parameters, and those that torch cannot run stacked, are sequential under every name.
     architecture : Architecture
         The cohort's architecture.
     on_cuda : bool
@@ -39,6 +41,8 @@ def choose_runner(name: str, architecture: Architecture, on_cuda: bool = False) 
     ConfigurationError
         If the name is unknown.
     """
+    if not isinstance(name, str):
+        name = name.get(architecture.signature, "auto")
     if name not in RUNNERS:
         raise unknown_name("engine.runner", name, RUNNERS)
     layers = architecture.layer_types
@@ -46,7 +50,8 @@ def choose_runner(name: str, architecture: Architecture, on_cuda: bool = False) 
         return sequential.fit
     if architecture.ties_parameters or not architecture.can_be_stacked:
         return sequential.fit
-    if name == "auto" and not on_cuda:
+    # Where nothing was measured, the rule holds for probe too.
+    if name in ("auto", "probe") and not on_cuda:
         small = architecture.num_parameters <= LARGEST_STACKED
         return stacked.fit if small and layers <= STACKABLE_LAYERS else sequential.fit
     return sequential.fit if name == "sequential" else stacked.fit

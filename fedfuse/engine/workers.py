@@ -81,6 +81,8 @@ def choose_number(
                 f"engine.workers={engine.workers} is for device=cpu; one process computes on a CUDA device."
             )
         return 1
+    if engine.runner == "probe":  # which found out what is quicker in one process
+        return 1
     wanted = engine.workers
     if wanted is None:
         of_a_round = sum(_operations(client, settings) for client in clients)

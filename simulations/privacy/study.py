@@ -3,7 +3,8 @@
     python simulations/privacy/study.py --output DIR
 
 runs every arm with every seed three times: as it is, for its accuracy; with canaries planted; and with half of a pool
-of training samples taken out, for membership inference. What is done already is kept: stopped, the same command goes on.
+of training samples taken out, for membership inference. What is done already is kept: stopped, the same command goes
+on.
 """
 
 import argparse

@@ -19,6 +19,11 @@ def test_all_attacks_are_made_where_none_is_named_and_no_baseline_is_trained(sim
     assert (configuration.strategy.name, configuration.seed, configuration.local_baseline) == ("fedmd", 3, False)
 
 
+def test_only_attacks_on_what_is_sent_are_made_where_none_is_named(simulation):
+    assert main(["audit", "strategy=fedavg", "model=mlp_small"]) == 0
+    assert [one.name for one in audited(simulation).audit] == ["canary"]
+
+
 def test_the_attacks_that_are_named_are_made_and_a_baseline_cannot_be_asked_for(simulation):
     words = ["audit=[{name: canary, probed: false, counts: [2]}]", "local_baseline=true"]
     assert main(["audit", *words]) == 0

@@ -101,7 +101,7 @@ def test_an_unknown_runner_is_refused_with_the_nearest_name(architectures, wrong
         choose_runner(wrong, architectures["cnn"])
     assert f"Unknown engine.runner {wrong!r}." in str(error.value)
     assert hint in str(error.value)
-    assert str(error.value).endswith("Valid: auto, sequential, stacked.")
+    assert str(error.value).endswith("Valid: auto, probe, sequential, stacked.")
 
 
 def test_the_runners_are_those_that_can_be_configured():
@@ -135,3 +135,13 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("name", RUNNERS)
 def test_a_model_with_tied_parameters_is_trained_one_client_at_a_time(name):
     assert choose_runner(name, describe("tied", Tied, (4,))) is sequential.fit
+
+
+def test_what_was_measured_decides_for_each_architecture_and_the_rule_where_nothing_was(architectures):
+    small, cnn = architectures["small"], architectures["cnn"]
+    measured = {small.signature: "sequential", cnn.signature: "stacked"}
+    assert choose_runner(measured, small) is sequential.fit
+    assert choose_runner(measured, cnn) is stacked.fit
+    for name in ({}, "probe"):
+        assert choose_runner(name, small) is stacked.fit
+        assert choose_runner(name, cnn) is sequential.fit
