@@ -1,7 +1,7 @@
 """Run a whole federation in this process: the rounds, the local-only baseline, the table and the figures."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -76,7 +76,7 @@ class Simulation:
         return Promise(self.settings.protectors, self.strategy, self.settings.exposure)
 
 
-def simulate(configuration: Configuration, directory: Path | None = None) -> Path:
+def simulate(configuration: Configuration, directory: Path | None = None, trackers: Sequence[Tracker] = ()) -> Path:
     """Start a run.
 
     Parameters
@@ -85,6 +85,8 @@ def simulate(configuration: Configuration, directory: Path | None = None) -> Pat
         What to run.
     directory : Path, optional
         Where its files go; by default ``configuration.output``, or a new directory under ``outputs/``.
+    trackers : Sequence[Tracker]
+        Who follows the run, besides those that are configured.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def simulate(configuration: Configuration, directory: Path | None = None) -> Pat
     output = directory or (None if configuration.output is None else Path(configuration.output))
     directory = results.create_directory(output, configuration.strategy.name, configuration.data.name)
     record_start(directory, configuration, simulation.promise)
-    _run(simulation, directory)
+    _run(replace(simulation, trackers=[*simulation.trackers, *trackers]), directory)
     return directory
 
 

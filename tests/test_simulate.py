@@ -718,6 +718,19 @@ def rounds_of(directory):
     ]
 
 
+def test_a_tracker_that_is_handed_over_is_told_beside_the_configured_one(told, tmp_path):
+    own = []
+
+    class Own(Following):
+        def round_finished(self, metrics, stage):
+            own.append((stage, metrics["round"]))
+
+    configuration = followed(tmp_path / "parts", "strategy=local", "num_rounds=2")
+    simulate(configuration, tmp_path / "run", (Own(),))
+    assert own == [("federated", 1), ("federated", 2)]
+    assert [(stage, metrics["round"]) for stage, metrics, *_ in told if stage == "federated"] == own
+
+
 def test_a_tracker_is_told_of_the_beginning_every_round_of_both_stages_and_the_end(told, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("fedfuse.conclusion.draw_figures", lambda directory, summary: [directory / "a.png"])
     configuration = followed(tmp_path / "parts", "strategy=fedmd", "seed=3", "num_rounds=2")
