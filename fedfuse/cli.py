@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from fedfuse import __version__
-from fedfuse.commands import audit, certs, client, compare, data, export, list, report, run, server
+from fedfuse.commands import audit, bench, certs, client, compare, data, export, list, report, run, server
 from fedfuse.errors import ConfigurationError, FedfuseError, unknown_name
 
 INTERRUPTED = 130
@@ -23,6 +23,7 @@ COMMANDS: dict[str, ModuleType] = {
     "client": client,
     "certs": certs,
     "export": export,
+    "bench": bench,
 }
 
 

@@ -15,8 +15,10 @@ APPS = {
     "fedfuse.conclusion",
 }
 COMMANDS = "fedfuse.commands"
+# Measures whole runs, so it stands above the apps.
+BENCHMARK = "fedfuse.benchmark"
 PRIVATE = ("flwr.supercore", "flwr.common", "flwr.server", "flwr.client", "flwr.simulation")
-HEAVY = ("datasets", "flwr_datasets", "matplotlib", "wandb", "ray", "sklearn", "scipy", "tensorboard", "PIL")
+HEAVY = ("datasets", "flwr_datasets", "matplotlib", "wandb", "ray", "sklearn", "scipy", "tensorboard", "PIL", "pfl")
 
 
 def imports_of(path, everywhere=True):
@@ -47,7 +49,8 @@ def is_in(name, package):
 
 
 def is_app(module):
-    return module in APPS or is_in(module, COMMANDS) or module == "fedfuse.__main__"
+    above = is_in(module, COMMANDS) or is_in(module, BENCHMARK)
+    return module in APPS or above or module == "fedfuse.__main__"
 
 
 def test_the_apps_are_there():
@@ -68,6 +71,12 @@ def test_nothing_in_fedfuse_imports_strategies_and_no_part_imports_an_app(path):
 def test_only_the_command_line_and_other_commands_import_a_command(path):
     if module_of(path) != "fedfuse.cli" and not is_in(module_of(path), COMMANDS):
         assert not any(is_in(name, COMMANDS) for name in imports_of(path))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_only_a_command_imports_the_benchmark(path):
+    if not is_in(module_of(path), COMMANDS) and not is_in(module_of(path), BENCHMARK):
+        assert not any(is_in(name, BENCHMARK) for name in imports_of(path))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
