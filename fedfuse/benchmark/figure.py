@@ -27,7 +27,7 @@ def draw_outcomes(outcomes: Sequence[Outcome]) -> "Figure":
     Bars reach from the smallest to the largest ratio. A hollow mark has a time in it that was scaled.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     models = list(dict.fromkeys(outcome.cell.model for outcome in outcomes))
     works = [work for work in WORKS if any(outcome.cell.work == work for outcome in outcomes)]
@@ -40,7 +40,7 @@ def draw_outcomes(outcomes: Sequence[Outcome]) -> "Figure":
             panel: Axes = panels[row, column]
             panel.set_yscale("log")
             panel.yaxis.set_major_locator(LogLocator())
-            panel.yaxis.set_major_formatter(LogFormatter())
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.axhline(1, color=GREY, linewidth=0.8)
             panel.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers])
             panel.set_xlim(-0.5, len(numbers) - 0.5)

@@ -12,6 +12,7 @@ from fedfuse.benchmark.measured import Measured, Outcome, spread
 from fedfuse.report.table import ASCII_RULES, UNKNOWN
 
 SCALED = "*"
+WIDTH = 135  # characters of the table
 
 
 def cell_in_words(cell: Cell) -> str:
@@ -37,7 +38,7 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
         table.add_column(name, no_wrap=True)
     table.add_column("clients", justify="right", no_wrap=True)
     table.add_column("who", no_wrap=True)
-    for name in ("seconds", "times the plain loop", "of a matrix product", "to the first end (s)"):
+    for name in ("seconds", "times the loop", "of a product", "start"):
         table.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         for row, one in enumerate(outcome.contestants):
@@ -52,9 +53,9 @@ def _cells(outcome: Outcome, one: Measured) -> tuple[str, ...]:
     return (
         one.contestant,
         _in_words(one.seconds) + (SCALED if one.is_scaled else " "),
-        _in_words(ratios) if ratios else UNKNOWN,
+        "1" if one.contestant == PLAIN_LOOP else _in_words(ratios) if ratios else UNKNOWN,
         UNKNOWN if share is None else f"{share:.1%}",
-        f"{one.start:.1f}",
+        f"{one.start:.1f} s",
     )
 
 
@@ -70,7 +71,11 @@ def format_number(value: float) -> str:
 
 def notes(outcomes: Sequence[Outcome]) -> list[str]:
     """Say how to read the table, what was left out, and how far Flower's Ray runtime is behind."""
-    lines = ["Median (smallest to largest); every contestant with one thread a process, in turns."]
+    lines = [
+        "Medians (smallest to largest). All take turns, with one thread a process; the loop is the plain one.",
+        "of a product: the rate of the models' operations, as a share of that of 1024x1024 matrices on one thread.",
+        "start: from nothing to the end of the first turn, which counts nowhere else.",
+    ]
     if any(one.is_scaled for outcome in outcomes for one in outcome.contestants):
         lines.append(f"{SCALED} So many clients take long: fewer were measured, and their time is scaled.")
     reasons = dict.fromkeys((one.contestant, one.reason) for outcome in outcomes for one in outcome.left_out)
@@ -78,12 +83,14 @@ def notes(outcomes: Sequence[Outcome]) -> list[str]:
     for outcome in outcomes:
         ratios = outcome.ratios(LOCAL, RAY)
         if outcome.cell.work == ROUND and ratios:
-            lines.append(f"{cell_in_words(outcome.cell)}: {_in_words(ratios)} times as quick as Flower on Ray.")
+            mark = SCALED if any(one.is_scaled for one in outcome.contestants) else ""
+            lines.append(f"{cell_in_words(outcome.cell)}: {_in_words(ratios)} times as quick as Flower on Ray{mark}.")
     return lines
 
 
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     """Print the table and what belongs to it."""
+    console.width = max(console.width, WIDTH)  # lines that a terminal breaks lose nothing, cells would
     console.print()
     console.print(outcome_table(outcomes))
     console.print()

@@ -8,7 +8,6 @@ from fedfuse.benchmark.cells import MODELS, WORKS, cells_of
 from fedfuse.commands.parser import Commands
 from fedfuse.errors import ConfigurationError, unknown_name
 
-WIDTH_OF_A_PIPE = 140  # characters, so that no cell is folded
 CLIENTS, REPEATS = (100,), 3
 QUICK_MODELS, QUICK_CLIENTS, QUICK_REPEATS = ("mlp64",), (100,), 2
 
@@ -69,8 +68,6 @@ def execute(arguments: Namespace, rest: Sequence[str]) -> int:
 
     directory = _open_directory(arguments.output)
     console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH_OF_A_PIPE
     print_line(console, f"{len(cells)} cells, each measured {repeats} times after once to warm up, in {directory}")
     outcomes: list[Outcome] = []
     with opponents_for(works, directory / LOG_FILE) as opponents:
