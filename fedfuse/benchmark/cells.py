@@ -42,7 +42,7 @@ MODELS = {
     "mlp64": Model((64,), "{name: mlp_small, hidden: [64], embedding_size: 32}", 100, 1000),
     "mlp784": Model((784,), "{name: mlp_small, hidden: [], embedding_size: 200}", 50, 200),
     "lenet": Model((1, 28, 28), "lenet", 10, 10),
-    "resnet8": Model((3, 32, 32), "resnet8", 4, 4),
+    "resnet8": Model((3, 32, 32), "resnet8", 2, 2),
 }
 
 

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from fedfuse.benchmark.cells import Cell
 from fedfuse.benchmark.turns import CannotCompeteError, Turns
+from fedfuse.errors import FedfuseError
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def work(target: str, told: TextIO, answers: TextIO) -> None:
 
 def _in_a_line(error: Exception) -> str:
     said = " ".join(str(error).split()).rstrip(".")
-    return said if isinstance(error, CannotCompeteError) else f"{type(error).__name__}: {said}"
+    return said if isinstance(error, CannotCompeteError | FedfuseError) else f"{type(error).__name__}: {said}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from fedfuse.benchmark.cells import Cell
 from fedfuse.benchmark.contestant_process import work
 from fedfuse.benchmark.turns import CannotCompeteError
+from fedfuse.errors import ConfigurationError
 
 CELLS = [json.dumps({"model": "mlp64", "work": "training", "clients": number, "repeats": 1}) for number in (3, 4)]
 
@@ -45,6 +46,7 @@ def test_one_cell_follows_the_other(compete):
     ("error", "reason"),
     [
         (CannotCompeteError("it is not installed"), "it is not installed"),
+        (ConfigurationError("Unknown key 'a'."), "Unknown key 'a'"),
         (ValueError("of two\n  lines."), "ValueError: of two lines"),
     ],
 )
