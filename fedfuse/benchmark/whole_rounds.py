@@ -1,6 +1,5 @@
 """Whole rounds of KnFu as a run has them: in this process, in workers on all cores, and on Flower's Ray runtime."""
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from fedfuse.benchmark.jobs import operations_of
 from fedfuse.benchmark.turns import Turns
 from fedfuse.composition import compose
 from fedfuse.configuration import Configuration
+from fedfuse.engine.workers import num_cores
 
 
 def local(cell: Cell, turns: Turns) -> None:
@@ -38,11 +38,6 @@ def workers(cell: Cell, turns: Turns) -> None:
 def ray(cell: Cell, turns: Turns) -> None:
     """Run the clients in as many Ray workers as there are cores."""
     _run(configure(cell, ["engine=ray", f"engine.workers={num_cores()}"]), cell, turns)
-
-
-def num_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def configure(cell: Cell, engine: Sequence[str]) -> Configuration:
