@@ -112,6 +112,6 @@ def test_a_worker_that_cannot_write_states_says_so_instead_of_an_answer(begin, s
     assert post.receive() == Ready()
     monkeypatch.setattr(StateFile, "commit", fail)
     post.send(Questions(SHARE, {1: share_request(1).to_record()}))
-    *_, log, letter = letters_until(post, Unable)
+    *_, log, letter = letters_until(post, (Answers, Unable))
     assert letter.reason == "OperationalError: database or disk is full"
     assert log.record.getMessage().startswith("a worker has to end\nTraceback")
