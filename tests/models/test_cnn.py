@@ -4,6 +4,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 from torch.nn import functional
 
 from fedfuse.errors import ConfigurationError
@@ -72,3 +73,19 @@ def test_an_image_too_small_for_the_pools_is_refused():
 def test_an_empty_layer_is_refused(widths):
     with pytest.raises(ConfigurationError, match="empty layer; each must be at least 1"):
         CNN((1, 8, 8), 10, **widths)
+
+
+def test_relu_after_a_pool_gives_the_same_values_and_gradients_as_before_it_even_where_pixels_are_equal():
+    model = CNN((1, 28, 28), 10).double()
+    images = torch.randint(-1, 2, (5, 1, 28, 28)).double()
+    before = nn.Sequential(*model.body)
+    for row in [row for row, layer in enumerate(before) if isinstance(layer, nn.MaxPool2d)]:
+        before[row], before[row + 1] = before[row + 1], before[row]
+    assert [type(layer) for layer in before][:3] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    values, gradients = [], []
+    for body in (model.body, before):
+        values.append(body(images))
+        gradients.append(torch.autograd.grad(values[-1].sin().sum(), [*model.body.parameters()]))
+    assert torch.equal(*values)
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert all(tensor.abs().sum() > 0 for tensor in gradients[0])

@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from fedfuse.errors import ConfigurationError
@@ -70,3 +71,19 @@ def test_what_does_not_fit_is_refused():
         LeNet((1, 7, 9), 10)
     with pytest.raises(ConfigurationError, match="embedding_size of a LeNet must be at least 1, not 0"):
         LeNet((1, 8, 8), 10, embedding_size=0)
+
+
+def test_relu_after_a_pool_gives_the_same_values_and_gradients_as_before_it_even_where_pixels_are_equal():
+    model = LeNet((1, 28, 28), 10).double()
+    images = torch.randint(-1, 2, (5, 1, 28, 28)).double()
+    before = nn.Sequential(*model.body)
+    for row in [row for row, layer in enumerate(before) if isinstance(layer, nn.MaxPool2d)]:
+        before[row], before[row + 1] = before[row + 1], before[row]
+    assert [type(layer) for layer in before][:3] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    values, gradients = [], []
+    for body in (model.body, before):
+        values.append(body(images))
+        gradients.append(torch.autograd.grad(values[-1].sin().sum(), [*model.body.parameters()]))
+    assert torch.equal(*values)
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert all(tensor.abs().sum() > 0 for tensor in gradients[0])
