@@ -93,9 +93,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute the next maps of maps ``[batch, inner, height, width]``."""
-        shortcut = inputs[:, :, :: self.stride, :: self.stride]
+        shortcut = inputs
         if self.num_new_channels:
-            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.num_new_channels))
+            # The mean over one pixel is the pixel: quicker backward than two slices, which fill two maps with zeros.
+            kept = nn.functional.avg_pool2d(inputs, kernel_size=1, stride=self.stride)
+            shortcut = nn.functional.pad(kept, (0, 0, 0, 0, 0, self.num_new_channels))
         return torch.relu(self.layers(inputs) + shortcut)
 
 

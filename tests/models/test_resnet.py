@@ -73,6 +73,15 @@ def test_a_shortcut_takes_every_second_pixel_and_fills_new_channels_with_zeros()
     assert torch.equal(outputs[:, 2:], torch.zeros(1, 2, 3, 3))
 
 
+def test_the_gradient_of_a_shortcut_goes_to_the_pixels_it_takes_alone():
+    block = ResidualBlock(1, 2, "none")
+    for parameter in block.parameters():
+        nn.init.zeros_(parameter)
+    maps = torch.rand(1, 1, 5, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(block(maps).sum(), maps)
+    assert gradient[0, 0].tolist() == [[1, 0, 1, 0], [0] * 4, [1, 0, 1, 0], [0] * 4, [1, 0, 1, 0]]
+
+
 @pytest.mark.parametrize("numbers", [{"blocks_per_stage": 0}, {"width": 0}, {"embedding_size": 0}])
 def test_an_empty_layer_is_refused(numbers):
     with pytest.raises(ConfigurationError, match="empty layer; each must be at least 1"):
