@@ -153,6 +153,7 @@ def loss_of_step(
     batches: Mapping[str, Batch],
     masks: Mapping[str, Tensor],
     state: State,
+    is_full: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute one client's loss for one step.
 
@@ -170,6 +171,9 @@ def loss_of_step(
         batch: foreign ones could hold a NaN, which no mask keeps out of the gradient.
     state : State
         What the objectives remember.
+    is_full : bool
+        Whether it is known that nothing is padding; a plain mean is then quicker. That of a batch without samples is
+        NaN, whose gradient is nothing.
 
     Returns
     -------
@@ -182,7 +186,7 @@ def loss_of_step(
         name: forward(batch["inputs"]) if "inputs" in batch else Outputs(head(batch["features"]), batch["features"])
         for name, batch in batches.items()
     }
-    return loss_of_outputs(outputs, named_terms(terms), batches, masks, state)
+    return loss_of_outputs(outputs, named_terms(terms), batches, masks, state, is_full)
 
 
 def loss_of_outputs(
@@ -191,6 +195,7 @@ def loss_of_outputs(
     batches: Mapping[str, Batch],
     masks: Mapping[str, Tensor],
     state: State,
+    is_full: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute one client's loss, of all terms or some, from what its model answered; see `loss_of_step`."""
     total: Tensor | None = None
@@ -206,7 +211,7 @@ def loss_of_outputs(
         if loss.ndim == 1:
             weighted = loss * batch["weights"] if "weights" in batch else loss
             # Padding is replaced, not multiplied: 0 * inf would be NaN.
-            loss = torch.where(mask, weighted, 0).sum() / mask.sum().clamp_min(1)
+            loss = weighted.mean() if is_full else torch.where(mask, weighted, 0).sum() / mask.sum().clamp_min(1)
         if "scale" in batch:
             loss = loss * batch["scale"]
         total = term.weight * loss if total is None else total + term.weight * loss

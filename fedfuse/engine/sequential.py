@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -82,16 +82,16 @@ def _fit_one(module: nn.Module, job: FitJob, device: Device) -> FitResult:
         torch.default_generator.manual_seed(_seed_of_draws(job))
         if device.is_cuda:
             torch.cuda.manual_seed(_seed_of_draws(job))
-        for step in range(job.num_steps):
-            batches, masks = {}, {}
-            for name, stream in streams.items():
-                batches[name], masks[name] = batch_of(stream, step, dtype)
-            has_variance = all(len(mask) > 1 for name, mask in masks.items() if "inputs" in batches[name])
-            for layer in batch_norms:
-                layer.train(has_variance)
+        for step, of_step in enumerate(zip(*(batches_of(stream, dtype) for stream in streams.values()), strict=True)):
+            batches = {name: batch for name, (batch, _) in zip(streams, of_step, strict=True)}
+            masks = {name: mask for name, (_, mask) in zip(streams, of_step, strict=True)}
+            if batch_norms:
+                has_variance = all(len(mask) > 1 for name, mask in masks.items() if "inputs" in batches[name])
+                for layer in batch_norms:
+                    layer.train(has_variance)
             optimizer.zero_grad(set_to_none=True)
             if job.private is None:
-                loss, state = loss_of_step(module, head, job.terms, batches, masks, state)
+                loss, state = loss_of_step(module, head, job.terms, batches, masks, state, is_full=True)
                 torch.autograd.backward(loss)
             else:
                 _find_private_gradients(module, job, step, batches["private"], masks["private"])
@@ -132,12 +132,15 @@ def _seed_of_draws(job: FitJob) -> int:
     return int.from_bytes(digest.digest(), "big") >> 1
 
 
-def batch_of(stream: Stream, step: int, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
-    """Take the samples of one step out of a stream, and the mask that says that none of them is padding."""
+def batches_of(stream: Stream, dtype: torch.dtype) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Take the samples of each step out of a stream, and a mask that says that none of them is padding."""
     # Padding is left out: a smaller batch is cheaper than a masked one, and the mean over it is the same.
-    rows = stream.plan[step]
-    rows = rows[rows >= 0].to(next(iter(stream.tensors.values())).device)
-    batch = {name: tensor[rows] for name, tensor in stream.tensors.items()}
-    if "inputs" in batch:
-        batch["inputs"] = as_numbers(batch["inputs"], dtype)
-    return batch | dict(stream.constants), torch.ones_like(rows, dtype=torch.bool)
+    is_sample = stream.plan >= 0
+    rows_of_all = stream.plan[is_sample].to(next(iter(stream.tensors.values())).device)
+    mask_of_all = torch.ones_like(rows_of_all, dtype=torch.bool)
+    sizes = is_sample.sum(1).tolist()
+    for rows, mask in zip(torch.split(rows_of_all, sizes), torch.split(mask_of_all, sizes), strict=True):
+        batch = {name: tensor[rows] for name, tensor in stream.tensors.items()}
+        if "inputs" in batch:
+            batch["inputs"] = as_numbers(batch["inputs"], dtype)
+        yield batch | dict(stream.constants), mask

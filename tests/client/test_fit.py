@@ -108,6 +108,20 @@ def test_the_loss_is_the_mean_over_the_samples_that_are_no_padding():
     torch.testing.assert_close(torch.autograd.grad(loss, weight), torch.autograd.grad(expected, weight))
 
 
+def test_where_batches_are_known_to_be_full_the_mean_is_over_all_and_no_mask_is_looked_at():
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    batch = {"inputs": torch.randn(5, 4, dtype=torch.float64), "weights": torch.tensor([1.0, 2, 0, 4, 0.5])}
+    terms, batches = [Term("private", PerSample(lambda logits, batch: logits.square().sum(1)))], {"private": batch}
+    full, unlooked_at = (torch.full((5,), value) for value in (True, False))
+    found, masked = (
+        loss_of_step(linear(weight), None, terms, batches, {"private": mask}, {}, is_full=is_full)[0]
+        for mask, is_full in ((unlooked_at, True), (full, False))
+    )
+    torch.testing.assert_close(found, masked, rtol=1e-14, atol=0)
+    expected = ((batch["inputs"] @ weight).square().sum(1) * batch["weights"]).sum() / 5
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+
+
 def test_a_batch_of_padding_alone_has_no_loss_and_no_gradient():
     weight = torch.ones(2, 2, requires_grad=True)
     batch = {"inputs": torch.ones(3, 2), "labels": torch.zeros(3, dtype=torch.int64)}

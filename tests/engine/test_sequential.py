@@ -215,6 +215,33 @@ def test_a_model_that_needs_the_usual_order_in_memory_or_begins_with_whole_numbe
     assert_close(result.parameters, expected)
 
 
+def test_padding_is_left_out_of_batches_wherever_it_stands():
+    tensors = {"inputs": torch.tensor([[0], [51], [102], [255]], dtype=torch.uint8), "labels": torch.arange(4)}
+    plan = torch.tensor([[3, 0, 1], [-1, 2, -1], [-1, -1, -1]])
+    steps = [*sequential.batches_of(Stream(tensors, plan, {"scale": torch.tensor(0.5)}), torch.float64)]
+    assert [batch["labels"].tolist() for batch, _ in steps] == [[3, 0, 1], [2], []]
+    assert [batch["inputs"].flatten().tolist() for batch, _ in steps] == [[1, 0, 0.2], [0.4], []]
+    assert [mask.tolist() for _, mask in steps] == [[True] * 3, [True], []]
+    assert all(batch["inputs"].dtype == torch.float64 and batch["scale"] == 0.5 for batch, _ in steps)
+
+
+def test_what_a_step_has_no_samples_of_is_no_part_of_it(architectures, make_samples):
+    own, others = make_samples(5), make_samples(6, 1)
+    terms = Term("private", CrossEntropy()), Term("other", CrossEntropy())
+    job = private_job(architectures["small"], own)
+    tensors, plan = job.streams["private"].tensors, torch.tensor([[0, 1, 2], [3, 4, -1]])
+    other = Stream({"inputs": others.inputs, "labels": others.labels}, torch.full((2, 1), -1))
+    alone, beside, nothing = sequential.fit(
+        [
+            replace(job, streams={"private": Stream(tensors, plan)}),
+            replace(job, streams={"private": Stream(tensors, plan), "other": other}, terms=terms),
+            replace(job, streams={"private": Stream(tensors, torch.full((2, 3), -1))}),
+        ]
+    )
+    assert_close(beside.parameters, alone.parameters, 0)
+    assert_close(nothing.parameters, job.parameters, 0)
+
+
 def test_without_jobs_there_are_no_results():
     assert sequential.fit([]) == []
 
