@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from stacked import BATCH_SIZE, MATRIX_SIDE, NUM_CLASSES, OPTIMIZER, SAMPLES, loader_of, plain_loop, timed
-from torch import nn
+from torch import Tensor, nn
 
 from fedfuse.client.fit import FitJob, Stream, Term, batch_plan
 from fedfuse.engine import sequential
 from fedfuse.models.architecture import Architecture, describe
 from fedfuse.models.cnn import CNN
 from fedfuse.models.lenet import LeNet
-from fedfuse.models.resnet import ResNet
+from fedfuse.models.resnet import ResidualBlock, ResNet
 from fedfuse.objectives.cross_entropy import CrossEntropy
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
@@ -71,7 +71,7 @@ def measure(model: str, repeats: int) -> dict[str, Any]:
     build, shape, number = WORKS[model]
     architecture = describe(model, build, shape)
     jobs = make_jobs(architecture, shape, number)
-    modules, loaders = [build() for _ in jobs], [loader_of(job) for job in jobs]
+    modules, loaders = [textbook(build()) for _ in jobs], [loader_of(job) for job in jobs]
     matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE)
     works: dict[str, Callable[[], object]] = {
         "plain loop": lambda: plain_loop(modules, loaders),
@@ -89,6 +89,29 @@ def measure(model: str, repeats: int) -> dict[str, Any]:
     ratios = [plain / own for plain, own in zip(seconds["plain loop"], seconds["sequential"], strict=True)]
     found = {"ratios": ratios, "rate": rate, "matrix_rate": matrix_rate, "share": rate / matrix_rate}
     return {"model": model, "clients": number, **seconds, **found}
+
+
+def textbook(module: nn.Module) -> nn.Module:
+    """Put ReLU before the pool again, and let shortcuts be slices again, as textbooks have it."""
+    body = module.get_submodule("body")
+    assert isinstance(body, nn.Sequential), "the layers of these models follow one another"
+    for row, layer in enumerate(list(body)):
+        if isinstance(layer, nn.MaxPool2d):
+            body[row], body[row + 1] = body[row + 1], layer
+        if isinstance(layer, ResidualBlock):
+            layer.__class__ = SlicedBlock
+    return module
+
+
+class SlicedBlock(ResidualBlock):
+    """A residual block whose shortcut takes every second pixel by slicing."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute the next maps of maps ``[batch, inner, height, width]``."""
+        shortcut = inputs[:, :, :: self.stride, :: self.stride]
+        if self.num_new_channels:
+            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.num_new_channels))
+        return torch.relu(self.layers(inputs) + shortcut)
 
 
 def make_jobs(architecture: Architecture, shape: tuple[int, int, int], number: int) -> list[FitJob]:
