@@ -26,6 +26,7 @@ from fedfuse.engine.workers import Workers
 from fedfuse.errors import ConfigurationError, TooFewClientsError
 from fedfuse.messages import SHARE, Request
 from fedfuse.privacy.accounting import zcdp_to_epsilon
+from fedfuse.privacy.guarantee import rounded_up
 from fedfuse.simulate import assemble, introduction, resume, simulate
 from fedfuse.summary import SUMMARY_FILE, read_summary
 from fedfuse.tracking.tracker import FEDERATED
@@ -874,9 +875,8 @@ def test_what_is_guaranteed_is_said_before_the_run_tracked_by_round_and_written(
     assert [line["epsilon"]["client"] for line in metrics] == [
         pytest.approx(zcdp_to_epsilon(rounds * 40 * 0.5**2 / (2 * 2**2), 1e-5)) for rounds in (1, 2)
     ]
-    assert printed.index(f"guarantee: epsilon {gaussian['epsilon']:.4g}, delta 1e-05 for one client") < printed.index(
-        "round 1/2"
-    )
+    stated = f"guarantee: epsilon {rounded_up(gaussian['epsilon'])}, delta 1e-05 for one client"
+    assert printed.index(stated) < printed.index("round 1/2")
     assert "drawn from the operating system's generator" in printed
     assert "epsilon" not in results.read_metrics(directory / results.LOCAL_ONLY)[0]
 

@@ -1,10 +1,20 @@
 """What is promised of what is sent, in words that can be checked."""
 
+import math
 from dataclasses import dataclass
 
 NOBODY = "none"
 FROM_THE_SYSTEM = "the operating system's generator"
 SEEDED = "the run's seed: for simulation only, whoever knows it can take the noise away"
+
+
+def rounded_up(epsilon: float) -> str:
+    """Write a privacy loss in four digits that do not understate it."""
+    if epsilon == 0:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(epsilon)) - 3)
+    up = math.ceil(epsilon / unit - 1e-9) * unit
+    return f"{up:.4g}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,6 @@ class Guarantee:
             return f"{self.protector}: {self.mechanism}; guarantee: none"
         drawn = "" if self.draws == NOBODY else f"; drawn from {self.draws}"
         return (
-            f"{self.protector}: {self.mechanism}; guarantee: epsilon {self.epsilon:.4g}, delta {self.delta:g} "
+            f"{self.protector}: {self.mechanism}; guarantee: epsilon {rounded_up(self.epsilon)}, delta {self.delta:g} "
             f"for one {self.unit} against {self.adversary}{drawn}"
         )

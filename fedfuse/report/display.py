@@ -223,10 +223,12 @@ def left_out_lines(left_out: list[dict[str, Any]]) -> list[str]:
 def _round_parts(metrics: Mapping[str, Any], num_rounds: int) -> list[str]:
     parts = [f"round {metrics['round']:>{len(str(num_rounds))}}/{num_rounds}"]
     if metrics["personal_mean"] is not None:
-        worst = format_percent(metrics["personal_worst"])
-        parts.append(f"personal {format_percent(metrics['personal_mean'])} % (worst {worst})")
+        worst = metrics["personal_worst"]
+        of_worst = "" if worst is None else f" (worst {format_percent(worst)})"
+        parts.append(f"personal {format_percent(metrics['personal_mean'])} %{of_worst}")
     if metrics["general_mean"] is not None:
         parts.append(f"general {format_percent(metrics['general_mean'])} %")
+    parts += [f"epsilon {epsilon:.3g} for a {unit}" for unit, epsilon in metrics.get("epsilon", {}).items()]
     return parts
 
 

@@ -26,3 +26,18 @@ def test_a_privacy_loss_of_zero_is_a_guarantee():
 def test_a_guarantee_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Guarantee("noise", "noise").epsilon = 1.0
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "written"),
+    [
+        (2.5, "2.5"),
+        (1.23401, "1.235"),
+        (1.2340, "1.234"),
+        (0.000123451, "0.0001235"),
+        (9.9999, "10"),
+        (1211.31, "1212"),
+    ],
+)
+def test_a_privacy_loss_is_rounded_up(epsilon, written):
+    assert f"epsilon {written}, delta" in str(Guarantee("p", "m", "client", "all", epsilon, 1e-5))

@@ -60,6 +60,11 @@ def test_round_line():
     assert round_line(metrics(3), 20) == "round  3/20  personal 91.2 % (worst 84.0)  general 85.1 %  12.3 kB up  0.21 s"
 
 
+def test_round_line_of_a_run_with_a_guarantee_has_no_worst_client_and_what_was_spent():
+    line = round_line(metrics(3) | {"personal_worst": None, "epsilon": {"record": 1.2345}}, 20)
+    assert line == "round  3/20  personal 91.2 %  general 85.1 %  epsilon 1.23 for a record  12.3 kB up  0.21 s"
+
+
 def test_round_line_leaves_out_what_is_unknown():
     unknown = metrics(3, personal=None, general=None)
     unknown["seconds"] = {}
