@@ -50,7 +50,6 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     "noisy votes": ("strategy=gnmax", "strategy.sigma=1"),
     "fedavg": ("strategy=fedavg",),
 }
-SHARES_NO_SOFT_LABELS = frozenset({"local", "fedavg"})
 
 # What the table shows of the findings: its column, the audit, the subject and the measure.
 SHOWN = (
@@ -84,14 +83,20 @@ def run(arm: str, seed: int, audits: Sequence[str]) -> dict[str, Any]:
     return {**means, "guarantees": guarantees, "findings": found}
 
 
+def audits_of(arm: str) -> list[list[str]]:
+    """Say which attacks are made on an arm, those side by side that leave each other alone."""
+    if arm == "local":
+        return []
+    if arm == "fedavg":
+        return [["canary"]]  # the others are made on what is said of transfer samples
+    return [["canary", "label_distribution"], [MEMBERSHIP]]
+
+
 def measure(arm: str, seed: int, output: Path) -> str:
     """Measure one arm with one seed, unless that is done, and say so."""
     path = output / "runs" / f"{arm.replace(' ', '_').replace(',', '')}-{seed}.json"
     if not path.exists():
-        leaks = ["canary"] if arm in SHARES_NO_SOFT_LABELS else ["canary", "label_distribution"]
-        attacked = [] if arm == "local" else [run(arm, seed, leaks), run(arm, seed, [MEMBERSHIP])]
-        if arm == "fedavg":
-            attacked = attacked[:1]  # membership is inferred from what is said of transfer samples
+        attacked = [run(arm, seed, audits) for audits in audits_of(arm)]
         plain = run(arm, seed, [])
         measured = {
             "arm": arm,
@@ -171,11 +176,11 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = (
-        ("canary: student", "exposure on another client's student (bits)"),
-        ("membership: sent", "membership AUC"),
+        ("canary: student", "exposure on another client's student (bits)", 1.43),
+        ("membership: sent", "membership AUC, soft labels sent", 0.5),
     )
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained", sharey=True)
-    for panel, (column, label) in zip(axes, panels, strict=True):
+    for panel, (column, label, floor) in zip(axes, panels, strict=True):
         for number, arm in enumerate(ARMS):
             own = [row for row in rows if row["arm"] == arm and row[column] is not None]
             if not own:
@@ -184,6 +189,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             (x, dx), (y, dy) = mean_and_deviation(across), mean_and_deviation(up)
             colour, marker = plt.get_cmap("tab20")(number / len(ARMS)), "os^vD"[number % 5]
             panel.errorbar(x, y, xerr=dx, yerr=dy, fmt=marker, color=colour, label=arm, capsize=2, markersize=6)
+        panel.axvline(floor, color="grey", linestyle="--", linewidth=1)  # what an attacker gets who learnt nothing
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy on global data (%)")
