@@ -14,6 +14,7 @@ from fedfuse.knowledge import Tensors
 from fedfuse.models.architecture import Architecture
 from fedfuse.models.outputs import Outputs
 from fedfuse.objectives.objective import Batch, Objective, State
+from fedfuse.privacy.keystream import Keystream
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ class PrivateSteps:
         The standard deviation of the noise on every number of the sum, in units of ``clip``.
     expected_batch_size : float
         What the sum is divided by, whatever batch was drawn.
-    noise : Callable[[int], Tensor]
-        Draws so many standard normal numbers, float64, from this client's stream: one call a step, for all parameters
-        in the order of the model.
+    noise : Keystream
+        What this client's standard normal numbers are drawn from: once a step, for all parameters in the order of the
+        model.
     """
 
     clip: float
     noise_multiplier: float
     expected_batch_size: float
-    noise: Callable[[int], Tensor]
+    noise: Keystream
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class FitJob:
     @property
     def num_steps(self) -> int:
         """Number of optimiser steps."""
-        return max(len(stream.plan) for stream in self.streams.values())
+        return max(stream.plan.shape[0] for stream in self.streams.values())
 
 
 @dataclass(frozen=True)

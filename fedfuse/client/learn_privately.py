@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedfuse.client.client import Client, ClientSettings
@@ -15,10 +16,12 @@ from fedfuse.client.state import ClientState
 from fedfuse.objectives.cross_entropy import CrossEntropy
 from fedfuse.privacy.dp_sgd import DpSgd
 from fedfuse.privacy.keystream import Keystream
-from fedfuse.privacy.normals import secure_normals, simulated_normals
 from fedfuse.privacy.training_accountant import Steps, epsilon_of
 
 logger = logging.getLogger(__name__)
+
+# How many numbers decide at once who enters which step.
+NUMBERS_AT_ONCE = 2**16
 
 
 class DeltaTooLargeError(Exception):
@@ -88,7 +91,6 @@ def _job(
     rate, noise_multiplier, number = steps
     train, key = client.data.train, state.privacy.key
     purpose = f"of round {round}, answering {state.privacy.answered}"
-    normals = secure_normals if settings.secure_rng else simulated_normals
     plan = poisson_plan(Keystream(key, f"private samples {purpose}"), len(train), rate, number)
     return FitJob(
         architecture=client.architecture,
@@ -102,7 +104,7 @@ def _job(
             clip=protector.clip,
             noise_multiplier=noise_multiplier,
             expected_batch_size=max(1.0, rate * len(train)),
-            noise=normals(Keystream(key, f"private noise {purpose}")),
+            noise=Keystream(key, f"private noise {purpose}"),
         ),
     )
 
@@ -137,11 +139,12 @@ def poisson_plan(keystream: Keystream, num_samples: int, rate: float, num_steps:
     """
     # A draw is uniform on the whole numbers below 2**64; rounded down, the rate is not exceeded.
     limit = int(rate * 2**64)
-    batches = []
-    for _ in range(num_steps):
+    batches: list[NDArray[np.int64]] = []
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, num_samples))
+    for first in range(0, num_steps, at_once):
+        drawn = keystream.integers(min(at_once, num_steps - first) * num_samples)
         # Compared one below, because 2**64 itself is no such number.
-        chosen = keystream.integers(num_samples) <= np.uint64(limit - 1)
-        batches.append(np.flatnonzero(chosen))
+        batches += map(np.flatnonzero, (drawn <= np.uint64(limit - 1)).reshape(-1, num_samples))
     plan = np.full((num_steps, max(map(len, batches), default=1) or 1), -1)
     for row, batch in zip(plan, batches, strict=True):
         row[: len(batch)] = batch

@@ -26,7 +26,7 @@ from fedfuse.client.fit import (
 )
 from fedfuse.configuration import OptimizerSettings
 from fedfuse.data.samples import as_numbers
-from fedfuse.engine.private_gradients import clip_factors, expected_batch_sizes, learning, noise_of_step
+from fedfuse.engine.private_gradients import add_noise, clip_factors, expected_batch_sizes, learning
 from fedfuse.fusion import SMALLEST_PROBABILITY
 from fedfuse.models.outputs import Outputs
 from fedfuse.models.perceptron import Passes, StackedPerceptron
@@ -118,17 +118,12 @@ class _Tile:
         for lesson in self._lessons:
             self._state |= lesson.learn(step, self._state)
         if self._jobs[0].private is not None:
-            self._add_noise(step)
+            trained = learning(self._parameters)
+            # Every layer up to the logits has learnt.
+            add_noise({name: own.grad for name, own in trained.items() if own.grad is not None}, self._jobs, step)
         if self._start:
             pull_back(self._parameters.values(), self._start, self._jobs[0].proximal)
         self._optimizer.step()
-
-    def _add_noise(self, step: int) -> None:
-        trained = learning(self._parameters)
-        for name, noise in noise_of_step(self._jobs, step, trained).items():
-            gradient = trained[name].grad
-            assert gradient is not None, "every layer up to the logits learns"
-            gradient.add_(noise)
 
 
 class _Batches:
@@ -219,7 +214,7 @@ class _Lesson:
         dtype: torch.dtype,
         jobs: Sequence[FitJob],
     ) -> None:
-        self._passes = {width: Passes(stacked, width) for width in set(batches.widths)}
+        self._passes = Passes(stacked, max(batches.widths, default=0))
         self._batches, self._dtype = batches, dtype
         num_classes = stacked.heads[0].weight.shape[1]
         known = {name: term for name, term in terms.items() if type(term.objective) in (CrossEntropy, KD)}
@@ -231,15 +226,13 @@ class _Lesson:
 
     def learn(self, step: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Add to the parameters' gradients, and return what the objectives remember next."""
-        width = self._batches.widths[step]
-        passes = self._passes[width]
         names = self._batches.names if self._others else {"inputs", "features"} & set(self._batches.names)
         batch = {name: self._batches.take(self._batches.table(name), step) for name in names}
         if "inputs" in batch:
             batch["inputs"] = as_numbers(batch["inputs"], self._dtype)
-            outputs = passes.forward(batch["inputs"].flatten(2))
+            outputs = self._passes.forward(batch["inputs"].flatten(2))
         else:
-            outputs = passes.at_head(batch["features"])
+            outputs = self._passes.at_head(batch["features"])
         slopes: dict[str, Tensor | None] = {}
         for target in self._targets:
             head, logits = "by_logits", outputs.logits
@@ -248,17 +241,17 @@ class _Lesson:
             slopes[head] = _sum(slopes.get(head), target.slope(logits, step))
         next_state: dict[str, Tensor] = {}
         if self._others:
-            mask = self._batches.masks[step, :, :width]
+            mask = self._batches.masks[step, :, : self._batches.widths[step]]
             found, next_state = _autograd(self._others, outputs, batch | self._batches.constants, mask, state)
             for head, slope in found.items():
                 slopes[head] = _sum(slopes.get(head), slope)
         if self._private is None:
-            passes.backward(**slopes)
+            self._passes.backward(**slopes)
         else:
             by_logits = slopes["by_logits"]
             assert by_logits is not None, "private steps learn from labels"
-            squared_norms = passes.backward_of_samples(by_logits)
-            passes.learn_scaled(clip_factors(squared_norms, self._private.clip) / self._expected)
+            squared_norms = self._passes.backward_of_samples(by_logits)
+            self._passes.learn_scaled(clip_factors(squared_norms, self._private.clip) / self._expected)
         return next_state
 
 

@@ -13,9 +13,12 @@ from torch.func import functional_call, grad
 from fedfuse.client.fit import FitJob, Term, loss_of_outputs, named_terms
 from fedfuse.models.fused_head import FUSED_HEAD
 from fedfuse.models.outputs import Outputs
+from fedfuse.privacy.normals import standard_normals
 
 # How much memory the gradients of single samples may take at once: about a cache of 32 MiB (measured).
 GRADIENT_BYTES = 2**25
+# How many numbers of noise are drawn at once: few enough for a cache of some MiB, many enough for few calls (measured).
+NUMBERS_AT_ONCE = 2**18
 
 
 def learning(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -98,11 +101,9 @@ def samples_at_once(parameters: Mapping[str, Tensor]) -> int:
 
 def noised_means(sums: Mapping[str, Tensor], jobs: Sequence[FitJob], step: int) -> dict[str, Tensor]:
     """Turn sums of clipped gradients, ``[K, ...]`` by name, into what the optimisers of K clients take."""
-    noise, expected = noise_of_step(jobs, step, sums), expected_batch_sizes(jobs)
-    means = {}
-    for name, own in sums.items():
-        sizes = expected.to(own).reshape(-1, *[1] * (own.ndim - 1))
-        means[name] = own / sizes + noise[name].to(own.device)
+    expected = expected_batch_sizes(jobs)
+    means = {name: own / expected.to(own).reshape(-1, *[1] * (own.ndim - 1)) for name, own in sums.items()}
+    add_noise(means, jobs, step)
     return means
 
 
@@ -112,28 +113,30 @@ def expected_batch_sizes(jobs: Sequence[FitJob]) -> Tensor:
     return torch.tensor(sizes, dtype=torch.float64)
 
 
-def noise_of_step(jobs: Sequence[FitJob], step: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Draw the noise of one step, in the size that it has on gradients divided by the expected batch size.
+def add_noise(means: Mapping[str, Tensor], jobs: Sequence[FitJob], step: int) -> None:
+    """Add the noise of one step, in the size that it has on gradients divided by the expected batch size.
 
     Parameters
     ----------
+    means : Mapping[str, Tensor]
+        ``[K, ...]`` by name: the gradients of all that is trained, in the order of the model.
     jobs : Sequence[FitJob]
         K clients; who has ended draws nothing.
     step : int
         The number of the step.
-    parameters : Mapping[str, Tensor]
-        ``[K, ...]`` by name: what is trained, in the order of the model.
-
-    Returns
-    -------
-    dict[str, Tensor]
-        Of the same shapes, in the processor's memory.
     """
-    sizes = [tensor[0].numel() for tensor in parameters.values()]
-    drawn = torch.zeros(len(jobs), sum(sizes), dtype=next(iter(parameters.values())).dtype)
-    for own, job in zip(drawn, jobs, strict=True):
-        if step < job.num_steps and job.private is not None:
-            scale = job.private.noise_multiplier * job.private.clip / job.private.expected_batch_size
-            torch.mul(job.private.noise(len(own)), scale, out=own)
-    parts = torch.split(drawn, sizes, dim=1)
-    return {name: part.reshape(tensor.shape) for (name, tensor), part in zip(parameters.items(), parts, strict=True)}
+    sizes = [tensor[0].numel() for tensor in means.values()]
+    dtype = next(iter(means.values())).dtype
+    height = max(1, NUMBERS_AT_ONCE // sum(sizes))
+    for first in range(0, len(jobs), height):
+        rows = slice(first, first + height)
+        private = {row: job.private for row, job in enumerate(jobs[rows]) if job.private and step < job.num_steps}
+        scales = [own.noise_multiplier * own.clip / own.expected_batch_size for own in private.values()]
+        drawn = standard_normals([own.noise for own in private.values()], sum(sizes)).to(dtype)
+        drawn.mul_(torch.tensor(scales, dtype=dtype).unsqueeze(1))
+        if len(private) < len(jobs[rows]):
+            drawn = drawn.new_zeros(len(jobs[rows]), sum(sizes)).index_copy_(
+                0, torch.tensor([*private], dtype=torch.int64), drawn
+            )
+        for own, part in zip(means.values(), torch.split(drawn, sizes, dim=1), strict=True):
+            own[rows].add_(part.reshape(own[rows].shape).to(own.device))

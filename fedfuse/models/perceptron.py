@@ -3,6 +3,7 @@
 A pass is one batched matrix product for each layer, into memory that is used again at every step.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -89,7 +90,7 @@ class StackedPerceptron:
 
 
 class Passes:
-    """The way forward and back of batches that have one size, of all clients together.
+    """The way forward and back of a batch of all clients together.
 
     What it returns lies in its own memory, and is overwritten when it is called again.
 
@@ -97,22 +98,37 @@ class Passes:
     ----------
     stacked : StackedPerceptron
         The clients' models.
-    batch_size : int
-        B, how many samples every client's batch has.
+    most_samples : int
+        How many samples every client's batch has at most.
     """
 
-    def __init__(self, stacked: StackedPerceptron, batch_size: int) -> None:
+    def __init__(self, stacked: StackedPerceptron, most_samples: int) -> None:
         self._body, self._heads = stacked.body, stacked.heads
-        widths = [(len(layer.weight), batch_size, layer.weight.shape[1]) for layer in self._body]
         make = stacked.heads[0].weight.new_empty
-        self._outputs, self._slopes = [make(shape) for shape in widths], [make(shape) for shape in widths]
-        self._logits = [make(len(head.weight), head.weight.shape[1], batch_size) for head in self._heads]
+        of_body, of_heads = (
+            [most_samples * own.bias.numel() for own in layers] for layers in (self._body, self._heads)
+        )
+        # Batches of all sizes share it: what the step before has left in the cache is the quickest to overwrite.
+        self._memory = [[make(number) for number in numbers] for numbers in (of_body, of_body, of_heads)]
+        self._outputs: list[Tensor] = []
+        self._slopes: list[Tensor] = []
+        self._logits: list[Tensor] = []
         self._entering: list[Tensor] = []
         self._features = torch.empty(0)
         self._by_layer: list[tuple[_Layer, Tensor, Tensor]] = []
 
+    def _make_room(self, samples: int) -> None:
+        """Lay out the memory for batches of this size."""
+        widths = [(len(layer.bias), samples, layer.bias.shape[1]) for layer in self._body]
+        classes = [(*head.bias.shape, samples) for head in self._heads]
+        self._outputs, self._slopes, self._logits = (
+            [memory[: math.prod(shape)].view(shape) for memory, shape in zip(own, shapes, strict=True)]
+            for own, shapes in zip(self._memory, (widths, widths, classes), strict=True)
+        )
+
     def forward(self, inputs: Tensor) -> Outputs:
         """Compute logits and features of inputs ``[K, B, width]``."""
+        self._make_room(inputs.shape[1])
         self._entering = []
         for layer, output in zip(self._body, self._outputs, strict=True):
             self._entering.append(inputs)
@@ -123,6 +139,7 @@ class Passes:
 
     def at_head(self, features: Tensor) -> Outputs:
         """Compute the logits of features ``[K, B, embedding_size]`` that enter the models at their head."""
+        self._make_room(features.shape[1])
         self._entering = []
         return self._answer(features, self._heads[:1])
 
@@ -193,7 +210,7 @@ class Passes:
             self._by_layer.append((layer, slope, self._entering[number]))
             above = layer
         # The one is for the bias.
-        squares = [slope.square().sum(2) * entered.square().sum(2).add_(1) for _, slope, entered in self._by_layer]
+        squares = [_squared_norms(slope) * _squared_norms(entered).add_(1) for _, slope, entered in self._by_layer]
         return torch.stack(squares).sum(0)
 
     def learn_scaled(self, factors: Tensor) -> None:
@@ -209,6 +226,12 @@ class Passes:
                 slope.masked_fill_(left_out, 0)
                 entered = entered.masked_fill(left_out, 0)
             layer.learn(slope.transpose(1, 2), entered)
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """Return those of the rows of ``[K, B, width]``."""
+    # It needs no memory for the squares, but is slow where the numbers of a row do not lie side by side.
+    return torch.linalg.vector_norm(rows, dim=2).square_() if rows.stride(2) == 1 else rows.square().sum(2)
 
 
 def find_perceptron(module: nn.Module, sample: Tensor) -> Perceptron | None:

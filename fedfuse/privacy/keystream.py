@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -39,6 +40,10 @@ class Keystream:
     def bytes(self, number: int) -> bytes:
         """Return the next bytes of the stream."""
         return self._encryptor.update(bytes(number))
+
+    def fill(self, numbers: NDArray[Any]) -> None:
+        """Overwrite an array of contiguous memory with the next bytes of the stream."""
+        self._encryptor.update_into(bytes(numbers.nbytes), numbers.data.cast("B"))
 
     def integers(self, number: int) -> NDArray[np.uint64]:
         """Return the next whole numbers, uniform in ``[0, 2**64)``."""

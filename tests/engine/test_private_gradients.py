@@ -18,7 +18,7 @@ from fedfuse.models.mlp import MLP
 from fedfuse.models.outputs import Outputs
 from fedfuse.objectives.cross_entropy import CrossEntropy
 from fedfuse.privacy.keystream import Keystream
-from fedfuse.privacy.normals import secure_normals
+from fedfuse.privacy.normals import standard_normals
 
 SHAPE = (1, 4, 4)
 PERCEPTRON = describe("mlp", partial(MLP, SHAPE, 3, hidden=(7, 6), embedding_size=4), SHAPE, fused_head=True)
@@ -35,8 +35,7 @@ def make_jobs(architecture=PERCEPTRON, optimizer=OPTIMIZER, sizes=(1, 5, 0, 17, 
         labels = torch.randint(3, (number,), generator=generator)
         rate = min(1.0, 3 / max(number, 1))
         plan = poisson_plan(Keystream(bytes(32), f"samples {client}"), number, rate, 3 * -(-number // 3))
-        draw = secure_normals(Keystream(bytes(32), f"noise {client}"))
-        private = PrivateSteps(clip, noise, max(1.0, rate * number), draw)
+        private = PrivateSteps(clip, noise, max(1.0, rate * number), Keystream(bytes(32), f"noise {client}"))
         parameters = architecture.initial_parameters(client, torch.float64)
         streams = {"private": Stream({"inputs": inputs, "labels": labels}, plan)}
         jobs.append(FitJob(architecture, parameters, streams, TERMS, optimizer, private=private, **others))
@@ -59,7 +58,8 @@ def plainly(job):
             norm = torch.cat([own.flatten() for own in gradients]).norm()
             for total, own in zip(sums, gradients, strict=True):
                 total += own * min(1.0, private.clip / norm.item())
-        noise = private.noise(sum(own.numel() for own in trained)) * private.noise_multiplier * private.clip
+        (drawn,) = standard_normals([private.noise], sum(own.numel() for own in trained)).double()
+        noise = drawn * private.noise_multiplier * private.clip
         for own, total, part in zip(trained, sums, noise.split([own.numel() for own in trained]), strict=True):
             own.grad = (total + part.reshape(total.shape)) / private.expected_batch_size
         optimizer.step()
@@ -168,6 +168,14 @@ def test_noise_has_the_stated_size():
         assert moved.std().item() == pytest.approx(2.0 * 1.5 / 3.0, rel=0.05)
 
 
+@pytest.mark.parametrize("fit", [by_vmap, perceptron.fit])
+def test_noise_for_few_clients_at_once_is_the_same(monkeypatch, fit):
+    expected = [result.parameters for result in fit(make_jobs())]
+    for number in (1, 2 * PERCEPTRON.num_parameters):
+        monkeypatch.setattr(private_gradients, "NUMBERS_AT_ONCE", number)
+        assert_close(fit(make_jobs()), expected)
+
+
 @pytest.mark.parametrize("fit", [sequential.fit, by_vmap])
 def test_few_samples_at_once_give_the_same(monkeypatch, fit):
     expected = [result.parameters for result in fit(make_jobs(NETWORK))]
@@ -242,8 +250,8 @@ def test_a_step_is_that_of_opacus(clip, tolerance, noise):
     (job,) = make_jobs(architecture, OptimizerSettings("sgd", lr=0.1, momentum=0.0), sizes=(9,), clip=clip)
     job = replace(job, streams={"private": replace(job.streams["private"], plan=torch.arange(9).reshape(1, 9))})
     ours = replace(job.private, noise_multiplier=noise)
-    drawn = ours.noise(architecture.num_parameters)
-    (result,) = sequential.fit([replace(job, private=replace(ours, noise=lambda number: drawn))])
+    (drawn,) = standard_normals([Keystream(bytes(32), "noise 0")], architecture.num_parameters).double()
+    (result,) = sequential.fit([replace(job, private=ours)])
 
     class GivenNoise(DPOptimizer):
         def add_noise(self):

@@ -34,6 +34,13 @@ def test_integers_are_eight_bytes_each_lowest_first():
     assert b"".join(int(number).to_bytes(8, "little") for number in integers) == Keystream(KEY, "noise").bytes(24)
 
 
+def test_an_array_is_filled_with_the_next_bytes():
+    stream, numbers = Keystream(KEY, "noise"), np.ones((2, 3), dtype="<i4")
+    stream.fill(numbers[1])
+    assert numbers[0].tolist() == [1, 1, 1]
+    assert numbers[1].tobytes() + stream.bytes(4) == Keystream(KEY, "noise").bytes(16)
+
+
 def test_integers_are_uniform():
     shares = Keystream(KEY, "noise").integers(100_000) / 2.0**64
     counts = np.histogram(shares, bins=20, range=(0, 1))[0]
