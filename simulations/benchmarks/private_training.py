@@ -4,7 +4,7 @@
 
 One epoch of small perceptrons (64-64-32-10) in batches of 32, with SGD and momentum, float32. Plain and private ways
 take turns in one process, on one thread; the time is the processor's. That of a private epoch includes the drawing of
-its batches and of its noise, from the keystream (secure) or from torch's generator (seeded). Compare ratios, not times.
+its batches and of its noise. Compare ratios, not times.
 """
 
 import argparse
@@ -27,13 +27,12 @@ from fedfuse.models.architecture import Architecture, describe
 from fedfuse.models.mlp import MLP
 from fedfuse.objectives.cross_entropy import CrossEntropy
 from fedfuse.privacy.keystream import Keystream, new_key
-from fedfuse.privacy.normals import secure_normals, simulated_normals
+from fedfuse.privacy.normals import standard_normals
 from fedfuse.randomness import epoch_order
 
 NUM_CLASSES, BATCH_SIZE, SAMPLES = 10, 32, 200
 STEPS = -(-SAMPLES // BATCH_SIZE)
 OPTIMIZER = OptimizerSettings("sgd", lr=0.01, momentum=0.9)
-NORMALS = {"secure": secure_normals, "seeded": simulated_normals}
 
 
 def main() -> None:
@@ -54,10 +53,8 @@ def main() -> None:
     ways: dict[str, Callable[[], object]] = {}
     for runner, fit in runners.items():
         ways[f"{runner}, plain"] = partial(train_plainly, fit, architecture, streams, parameters)
-        for draws in NORMALS:
-            ways[f"{runner}, {draws}"] = partial(train_privately, fit, architecture, streams, parameters, draws)
-    ways["noise alone, secure"] = partial(draw, secure_normals, arguments.clients, architecture.num_parameters)
-    ways["noise alone, seeded"] = partial(draw, simulated_normals, arguments.clients, architecture.num_parameters)
+        ways[f"{runner}, private"] = partial(train_privately, fit, architecture, streams, parameters)
+    ways["noise alone"] = partial(draw, arguments.clients, architecture.num_parameters)
     seconds = take_turns(ways, arguments.repeats)
     print("runner, draws           time (s)  from     to       times plain")
     for name, own in seconds.items():
@@ -100,25 +97,23 @@ def train_privately(
     architecture: Architecture,
     streams: Sequence[Stream],
     parameters: Sequence[dict[str, torch.Tensor]],
-    draws: str,
 ) -> None:
     """Train for one epoch of as many steps, on Poisson samples."""
     terms, jobs = (Term("private", CrossEntropy()),), []
     for stream, own in zip(streams, parameters, strict=True):
         key = new_key()
         plan = poisson_plan(Keystream(key, "samples"), SAMPLES, BATCH_SIZE / SAMPLES, STEPS)
-        private = PrivateSteps(1.0, 1.0, BATCH_SIZE, NORMALS[draws](Keystream(key, "noise")))
+        private = PrivateSteps(1.0, 1.0, BATCH_SIZE, Keystream(key, "noise"))
         own_stream = {"private": Stream(stream.tensors, plan)}
         jobs.append(FitJob(architecture, own, own_stream, terms, OPTIMIZER, private=private))
     fit(equally_wide(jobs))
 
 
-def draw(normals: Callable[[Keystream], Callable[[int], torch.Tensor]], clients: int, number: int) -> None:
+def draw(clients: int, number: int) -> None:
     """Draw the noise of one epoch and do nothing with it."""
-    for client in range(clients):
-        source = normals(Keystream(bytes(32), str(client)))
-        for _ in range(STEPS):
-            source(number)
+    keystreams = [Keystream(bytes(32), str(client)) for client in range(clients)]
+    for _ in range(STEPS):
+        standard_normals(keystreams, number)
 
 
 def take_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
