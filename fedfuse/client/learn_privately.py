@@ -142,9 +142,10 @@ def poisson_plan(keystream: Keystream, num_samples: int, rate: float, num_steps:
     batches: list[NDArray[np.int64]] = []
     at_once = max(1, NUMBERS_AT_ONCE // max(1, num_samples))
     for first in range(0, num_steps, at_once):
-        drawn = keystream.integers(min(at_once, num_steps - first) * num_samples)
+        steps = min(at_once, num_steps - first)
         # Compared one below, because 2**64 itself is no such number.
-        batches += map(np.flatnonzero, (drawn <= np.uint64(limit - 1)).reshape(-1, num_samples))
+        enters = keystream.integers(steps * num_samples) <= np.uint64(limit - 1)
+        batches += [chosen.nonzero()[0] for chosen in enters.reshape(steps, num_samples)]
     plan = np.full((num_steps, max(map(len, batches), default=1) or 1), -1)
     for row, batch in zip(plan, batches, strict=True):
         row[: len(batch)] = batch

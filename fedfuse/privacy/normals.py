@@ -44,11 +44,14 @@ def standard_normals(keystreams: Sequence[Keystream], number: int) -> Tensor:
     uniform *= 2.0**-64
     # Not below 2**-53, because zero has no logarithm, and at most 1.
     uniform += 0.5 + 2.0**-53
-    # NumPy's logarithm takes a third of the time of torch's, torch's sine a quarter of NumPy's.
+    # NumPy's logarithm in double, sine and cosine in single precision take less than half of the time of torch's.
     np.log(uniform, out=uniform)
-    radius = torch.from_numpy(uniform).float().mul_(-2).sqrt_()
-    angle = torch.from_numpy(of_angles.astype(np.float32)).mul_(math.pi * 2.0**-31)
-    normals = torch.empty(len(keystreams), 2, half)
-    torch.cos(angle, out=normals[:, 0])
-    torch.sin(angle, out=normals[:, 1])
-    return normals.mul_(radius.unsqueeze(1)).flatten(1)[:, :number]
+    radius = uniform.astype(np.float32)
+    radius *= -2
+    np.sqrt(radius, out=radius)
+    angle = of_angles.astype(np.float32)
+    angle *= math.pi * 2.0**-31
+    normals = np.empty((len(keystreams), 2, half), np.float32)
+    np.multiply(np.cos(angle, out=normals[:, 0]), radius, out=normals[:, 0])
+    np.multiply(np.sin(angle, out=normals[:, 1]), radius, out=normals[:, 1])
+    return torch.from_numpy(normals).flatten(1)[:, :number]

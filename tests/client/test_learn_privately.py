@@ -180,7 +180,15 @@ def test_batches_are_ascending_and_padded_at_the_end():
         assert batch == sorted(set(chosen)) + [-1] * (len(batch) - len(chosen))
 
 
+def test_few_numbers_at_once_give_the_same_plan(monkeypatch):
+    expected = poisson_plan(Keystream(bytes(32), "test"), 20, 0.3, 30)
+    for number in (1, 45, 20 * 29):
+        monkeypatch.setattr("fedfuse.client.learn_privately.NUMBERS_AT_ONCE", number)
+        assert torch.equal(poisson_plan(Keystream(bytes(32), "test"), 20, 0.3, 30), expected)
+
+
 def test_at_rate_one_all_enter_and_no_samples_give_no_rows():
     assert poisson_plan(Keystream(bytes(32), "test"), 3, 1.0, 2).tolist() == [[0, 1, 2]] * 2
     assert poisson_plan(Keystream(bytes(32), "test"), 0, 1.0, 0).shape == (0, 1)
+    assert poisson_plan(Keystream(bytes(32), "test"), 0, 1.0, 2).tolist() == [[-1]] * 2
     assert poisson_plan(Keystream(bytes(32), "test"), 2, 1e-9, 3).tolist() == [[-1]] * 3
