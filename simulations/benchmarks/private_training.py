@@ -56,7 +56,7 @@ def main() -> None:
         ways[f"{runner}, private"] = partial(train_privately, fit, architecture, streams, parameters)
     ways["noise alone"] = partial(draw, arguments.clients, architecture.num_parameters)
     seconds = take_turns(ways, arguments.repeats)
-    print("runner, draws           time (s)  from     to       times plain")
+    print("runner, training        time (s)  from     to       times plain")
     for name, own in seconds.items():
         plain = seconds.get(f"{name.split(',')[0]}, plain", seconds["by hand, plain"])
         ratio = statistics.median(mine / other for mine, other in zip(own, plain, strict=True))
