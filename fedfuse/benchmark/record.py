@@ -9,7 +9,7 @@ from typing import Any
 from fedfuse import results
 from fedfuse.benchmark.figure import draw_outcomes
 from fedfuse.benchmark.measured import Measured, Outcome
-from fedfuse.benchmark.whole_rounds import num_cores
+from fedfuse.engine.workers import num_cores
 from fedfuse.report.figures import DOTS_PER_INCH
 
 JSON_FILE, FIGURE_FILE, LOG_FILE = "bench.json", "bench.png", "bench.log"
