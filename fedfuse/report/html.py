@@ -124,6 +124,8 @@ def _in_words(part: Component) -> str:
     # The name custom says nothing of which class it is.
     words = [part.target] if part.name == "custom" else []
     for name, value in part.arguments.items():
+        if value is None:  # left open: nothing to say
+            continue
         words.append(f"{name} {str(value).lower() if isinstance(value, bool) else value}")
     return f"{part.name} ({', '.join(words)})" if words else part.name
 

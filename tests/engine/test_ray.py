@@ -91,7 +91,7 @@ def test_a_run_on_ray_whose_worker_dies_says_so_and_ends_as_on_the_local_grid_wh
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    local = ["run", *words, "engine.runner=sequential", "output=local", "privacy=[]"]
+    local = ["run", *words, "engine.runner=sequential", "output=local"]
     assert main(local) == 0
     for stage in (".", "local_only"):
         assert without_seconds(tmp_path / "ray" / stage) == without_seconds(tmp_path / "local" / stage)

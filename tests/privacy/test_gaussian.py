@@ -32,7 +32,7 @@ def test_the_guarantee_in_numbers():
     assert (guarantee.delta, guarantee.unit, guarantee.draws) == (1e-5, "client", FROM_THE_SYSTEM)
     assert str(guarantee) == (
         "gaussian: discrete Gaussian noise of deviation 1 on soft labels at most 1.414 apart, of 1000 samples a round; "
-        "guarantee: epsilon 1211, delta 1e-05 for one client against everyone who sees what it sends, the server "
+        "guarantee: epsilon 1212, delta 1e-05 for one client against everyone who sees what it sends, the server "
         "included; drawn from the operating system's generator"
     )
 

@@ -1,27 +1,19 @@
 import pytest
 import torch
+from states import states_in
 
+from fedfuse.checkpoint import CLIENTS, FOLDER
 from fedfuse.composition import compose
-from fedfuse.engine.local_grid import LocalGrid
 from fedfuse.simulate import simulate
 from strategies.fedprox import FedProx
 
 WORDS = ["model=mlp_small", "num_clients=2", "num_rounds=2", "learn.epochs=2", "local_baseline=false"]
 
 
-def weights_after(tmp_path, monkeypatch, *words):
+def weights_after(tmp_path, *words):
     """Run two rounds; return the clients' weights."""
-    grids = []
-    initialise = LocalGrid.__init__
-
-    def remember(grid, *arguments):
-        initialise(grid, *arguments)
-        grids.append(grid)
-
-    monkeypatch.setattr(LocalGrid, "__init__", remember)
-    simulate(compose([*WORDS, *words]), tmp_path / "-".join(words))
-    (grid,) = grids
-    return grid.state_dict()
+    directory = simulate(compose([*WORDS, *words]), tmp_path / "-".join(words))
+    return states_in(directory / FOLDER / CLIENTS, range(2))
 
 
 def flat(states):
@@ -35,10 +27,10 @@ def flat(states):
     return flat(vars(states)) if hasattr(states, "__dict__") else []
 
 
-def test_without_the_proximal_term_it_is_fedavg_bit_by_bit(tmp_path, monkeypatch):
-    prox = torch.cat(flat(weights_after(tmp_path, monkeypatch, "strategy=fedprox", "strategy.proximal=0")))
-    average = torch.cat(flat(weights_after(tmp_path, monkeypatch, "strategy=fedavg")))
-    other = torch.cat(flat(weights_after(tmp_path, monkeypatch, "strategy=fedprox", "learn.proximal=1")))
+def test_without_the_proximal_term_it_is_fedavg_bit_by_bit(tmp_path):
+    prox = torch.cat(flat(weights_after(tmp_path, "strategy=fedprox", "strategy.proximal=0")))
+    average = torch.cat(flat(weights_after(tmp_path, "strategy=fedavg")))
+    other = torch.cat(flat(weights_after(tmp_path, "strategy=fedprox", "learn.proximal=1")))
     assert torch.equal(prox, average)
     assert not torch.equal(prox, other)
 

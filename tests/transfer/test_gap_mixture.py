@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from states import states_in
 
 from fedfuse.assembly import deal_data
 from fedfuse.checkpoint import CLIENTS, FOLDER
@@ -242,7 +243,7 @@ def hospitals(tmp_path, monkeypatch):
 
 def states_of(directory):
     """The newest state of each client that a run leaves behind."""
-    clients = torch.load(directory / FOLDER / CLIENTS, weights_only=True)["clients"]
+    clients = states_in(directory / FOLDER / CLIENTS, range(3))
     return {client: generations[-1][2] for client, generations in clients.items()}
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from states import states_in
 
 from fedfuse import catalogue, composition, results
 from fedfuse.checkpoint import CLIENTS, FOLDER
@@ -208,7 +209,7 @@ def run(directory, *overrides):
 
 def states_of(directory):
     """The newest state of each client that a run leaves behind."""
-    clients = torch.load(directory / FOLDER / CLIENTS, weights_only=True)["clients"]
+    clients = states_in(directory / FOLDER / CLIENTS, range(4))
     return {client: generations[-1][2] for client, generations in clients.items()}
 
 
