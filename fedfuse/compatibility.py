@@ -165,6 +165,11 @@ def _check_private_training(
         return
     assert settings.exposure is not None, "a guarantee is for a run of known size"
     protector.check(settings.exposure)
+    if configuration.engine.name == "ray" and configuration.local_baseline:
+        raise ConfigurationError(
+            "engine=ray trains the clients of the local-only baseline as privately as the others, so that it would be "
+            "none: use local_baseline=false or engine=local."
+        )
     name = next(
         one.name for one, own in zip(configuration.privacy, settings.protectors, strict=True) if own.role == "training"
     )

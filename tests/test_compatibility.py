@@ -77,6 +77,10 @@ def test_what_a_guarantee_does_not_cover_is_refused(overrides, said):
     assert refusal(*overrides, "privacy=[{name: gaussian, sigma: 1}]").startswith(said)
 
 
+def test_on_ray_private_training_has_no_baseline():
+    assert refusal(PRIVATE, "engine=ray").startswith("engine=ray trains the clients of the local-only baseline as priv")
+
+
 def test_flags_that_do_not_fit_the_transfer_set_are_refused():
     said = refusal("privacy=[{name: swing, likelihood: flags, flags: [400]}]")
     assert said == "flags: 400 is no row of the 40 transfer samples."

@@ -165,7 +165,7 @@ def share(
             carriers=own,
             num_examples=len(labels) if "num_examples" in told else None,
             label_counts=_count(labels, settings.num_classes) if "label_counts" in told else None,
-            protection=settings.protection,
+            protection=settings.protection if own else "",
         )
         reply = Reply(client.client_id, request.round, settings.transfer.digest, knowledge=knowledge, seconds=seconds)
         answers.append(Answer(state, reply))

@@ -161,6 +161,12 @@ def test_a_client_states_what_it_did_to_what_it_sends(store, cohort, make_settin
     assert Reply.from_record(answer.reply.to_record()).knowledge.protection == "noise(scale=0.05); draws: seed"
 
 
+def test_who_sends_nothing_has_nothing_to_state(store, cohort, make_settings, share_request):
+    settings = make_settings(protectors=(Noise(),), protection="noise(scale=0.05); draws: seed")
+    (answer,) = ask(SHARED, store, [cohort[0]], [share_request(sends=())], settings)
+    assert answer.reply.knowledge.protection == ""
+
+
 def test_a_request_for_more_than_the_guarantee_covers_is_refused(store, cohort, make_settings, share_request):
     settings = make_settings(protectors=(Guaranteed(),), exposure=replace(EXPOSURE, num_rows=3))
     with pytest.raises(UnprotectedError):
