@@ -384,6 +384,19 @@ def test_a_transfer_set_that_the_configuration_names_is_used_without_the_configu
     assert torch.equal(client.data.test.inputs, expected.data.test.inputs)
 
 
+@pytest.mark.parametrize(
+    ("privacy", "told"), [("[]", True), ("[noise]", True), ("'[{name: gaussian, sigma: 1}]'", False)]
+)
+def test_a_client_with_data_of_its_own_tells_no_accuracies_where_a_guarantee_is_claimed(privacy, told, tmp_path):
+    (own, *_) = write_files(tmp_path / "files")
+    text = to_yaml(configuration_of({"overrides": f"{KNFU} privacy={privacy}"}))
+    _, settings, _ = load(Node(text, 0, tmp_path, data=own["data"]))
+    assert ("test_metrics" in settings.share_facts) == told
+    # In a simulation nobody but the simulator sees them, and it records means.
+    _, settings, _ = load(Node(text, 0, tmp_path))
+    assert "test_metrics" in settings.share_facts
+
+
 # Whatever comes, an answer goes out, and it tells nothing private
 
 

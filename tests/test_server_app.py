@@ -604,6 +604,14 @@ def test_guarantees_state_each_protector_and_claim_no_differential_privacy(tmp_p
     assert written["summary"] == "No differential privacy is guaranteed."
 
 
+def test_a_server_says_before_the_run_what_is_promised(tmp_path, capsys):
+    start_app(f"{BASE} num_rounds=1 'privacy=[{{name: gaussian, sigma: 1}}]' output={tmp_path / 'run'}")
+    printed = capsys.readouterr().out
+    assert printed.index("gaussian: discrete Gaussian noise of deviation 1") < printed.index("round 1/1")
+    assert "for one client against everyone who sees what it sends" in printed
+    assert results.read_metrics(tmp_path / "run")[0]["personal_worst"] is None
+
+
 def test_a_run_whose_clients_keep_their_own_state_is_not_continued_with_fresh_ones(tmp_path):
     directory = simulate(configuration_of({"overrides": BASE}), tmp_path / "run")
     (directory / FOLDER / CLIENTS).unlink()
